@@ -1,0 +1,112 @@
+package backend
+
+import "context"
+
+// Backend stores volumes and snapshots. The package comment is part of its
+// contract. Sizes are bytes.
+type Backend interface {
+	// Recover removes what a crash left behind and returns every committed
+	// object. It is called once, before any other method. An object whose
+	// record cannot be read does not make it fail: the object is set aside,
+	// named in Inventory.Damaged, and everything else is served.
+	Recover(ctx context.Context) (Inventory, error)
+
+	// Limits returns the sizes that a volume of this profile may have.
+	// ErrInvalid when the profile cannot be served, with the reason: an unknown
+	// parameter, a filesystem that is not on offer. It does no I/O.
+	Limits(profile Profile) (Limits, error)
+
+	// Available returns how large a volume of this profile could be created
+	// now; never negative. ErrInvalid as for Limits.
+	Available(ctx context.Context, profile Profile) (int64, error)
+
+	// CreateVolume makes and commits a volume of exactly spec.Capacity bytes,
+	// which the core has checked against Limits. With a source, the volume
+	// holds what the source holds; the source exists, has the same mode, is
+	// not larger, and stays until the method returns. ErrInvalid when the
+	// source cannot become a volume of this profile, ErrExhausted when space
+	// runs out. Cancelling ctx abandons the work.
+	CreateVolume(ctx context.Context, spec VolumeSpec, progress *Progress) (Volume, error)
+
+	// ExpandVolume sets the size of a committed volume, attached or not, to
+	// capacity, which is larger than the present one. A filesystem on it is
+	// not grown: that needs a mount, see Mount. ErrNotFound, ErrExhausted.
+	ExpandVolume(ctx context.Context, id VolumeID, capacity int64) (Volume, error)
+
+	// DeleteVolume detaches and deletes a volume that is not in use. Deleting
+	// what does not exist succeeds. It takes no longer for a full volume than
+	// for an empty one.
+	DeleteVolume(ctx context.Context, id VolumeID) error
+
+	// CreateSnapshot cuts and commits a snapshot of a committed volume, which
+	// may be in use while it is cut. ErrInvalid for an unknown parameter,
+	// ErrNotFound, ErrExhausted, and ErrPrecondition when the volume is in
+	// use in a way that rules a snapshot out. Cancelling ctx abandons the work.
+	CreateSnapshot(ctx context.Context, spec SnapshotSpec, progress *Progress) (Snapshot, error)
+
+	// DeleteSnapshot deletes a snapshot. Deleting what does not exist
+	// succeeds. Volumes made from it are not affected.
+	DeleteSnapshot(ctx context.Context, id SnapshotID) error
+
+	// Attach makes a committed volume ready to be mounted and says what to
+	// mount. Attaching an attached volume brings its device to the volume's
+	// present size and returns the same answer. ErrNotFound.
+	Attach(ctx context.Context, id VolumeID) (Mount, error)
+
+	// Attached says what Attach would say, without attaching, and whether the
+	// volume is attached. A volume that needs no attaching always is.
+	// ErrNotFound.
+	Attached(ctx context.Context, id VolumeID) (Mount, bool, error)
+
+	// Detach undoes Attach. Detaching what is not attached, or does not
+	// exist, succeeds. A device that is still open goes when it is closed.
+	Detach(ctx context.Context, id VolumeID) error
+
+	// Close waits for work in the background and frees the storage for another
+	// process. Volumes stay attached: pods go on using them.
+	Close() error
+}
+
+// Inventory is what Recover found.
+type Inventory struct {
+	Volumes   []Volume
+	Snapshots []Snapshot
+
+	// Damaged has a line for each object that was set aside: what it is,
+	// where it lies now, and why it cannot be served.
+	Damaged []string
+}
+
+// Limits are the sizes that volumes of one profile may have, in bytes. Every
+// size is a multiple of Granularity.
+type Limits struct {
+	Default     int64
+	Min         int64
+	Max         int64
+	Granularity int64
+}
+
+// Mount says how to mount an attached volume.
+type Mount struct {
+	// Source is an absolute path: a directory or device to bind, or a device
+	// that holds a filesystem.
+	Source string
+
+	// FSType is the filesystem on the device Source. Empty: bind Source itself.
+	FSType string
+
+	// Options are mount options without which mounting fails or misleads.
+	Options []string
+}
+
+// StepFunc is called before each step of an operation that changes the
+// storage, with the step's name. Tests use it to stop an operation where a
+// crash would. It is nil in production.
+type StepFunc func(name string)
+
+// At calls f, unless it is nil.
+func (f StepFunc) At(name string) {
+	if f != nil {
+		f(name)
+	}
+}
