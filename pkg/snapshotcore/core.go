@@ -1,0 +1,179 @@
+package snapshotcore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"k8s.io/klog/v2"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// Options are what a Core needs to know beside its backend.
+type Options struct {
+	// NodeID is the ID of this node; the IDs of new objects carry its hash.
+	NodeID string
+
+	// InUse says whether the mount table holds a mount of what a volume's
+	// Mount names. A volume in use is not deleted.
+	InUse func(backend.Mount) (bool, error)
+}
+
+// Core serves volumes and snapshots from one backend. It is safe for
+// concurrent use.
+type Core struct {
+	backend  backend.Backend
+	options  Options
+	nodeHash string
+
+	mu        sync.Mutex // guards all below; never held across I/O
+	locks     lockTable
+	volumes   table[backend.VolumeID, backend.Volume]
+	snapshots snapshotIndex
+	creating  map[string]*operation // running creations by ID
+
+	running sync.WaitGroup
+	stop    context.CancelFunc // ends every detached operation
+	ctx     context.Context
+}
+
+// Open recovers the backend's storage and builds the index of what it holds.
+// The Core closes the backend when it is closed.
+func Open(ctx context.Context, b backend.Backend, options Options) (*Core, error) {
+	inventory, err := b.Recover(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("recover the storage: %w", err)
+	}
+	for _, damaged := range inventory.Damaged {
+		klog.ErrorS(nil, "Set aside a damaged object; it is not served", "object", damaged)
+	}
+	c := &Core{
+		backend:  b,
+		options:  options,
+		nodeHash: backend.NodeHash(options.NodeID),
+		locks:    lockTable{},
+		creating: map[string]*operation{},
+	}
+	c.ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
+	c.volumes = newTable(inventory.Volumes,
+		func(v backend.Volume) backend.VolumeID { return v.ID },
+		func(v backend.Volume) int64 { return v.Capacity })
+	c.snapshots = newSnapshotIndex(inventory.Snapshots)
+	return c, nil
+}
+
+// Close cancels what is running, waits for its end, and closes the backend.
+// What was cancelled half-way is removed by the next Recover at the latest.
+func (c *Core) Close() error {
+	c.mu.Lock()
+	c.stop()
+	c.mu.Unlock()
+	c.running.Wait()
+	return c.backend.Close()
+}
+
+// Stats are figures for metrics.
+type Stats struct {
+	Volumes, Snapshots         int
+	VolumeBytes, SnapshotBytes int64 // sums of nominal sizes
+	Copies                     int   // creations running now
+}
+
+// Stats returns the present figures. It takes the same time however many
+// objects there are.
+func (c *Core) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Stats{
+		Volumes:       len(c.volumes.byID),
+		Snapshots:     len(c.snapshots.byID),
+		VolumeBytes:   c.volumes.bytes,
+		SnapshotBytes: c.snapshots.bytes,
+		Copies:        len(c.creating),
+	}
+}
+
+// Capacity is what can be created now.
+type Capacity struct {
+	// Available is the largest volume that would be accepted now, in bytes.
+	Available int64
+	Limits    backend.Limits
+}
+
+// Capacity returns what can be created now for a profile.
+func (c *Core) Capacity(ctx context.Context, profile backend.Profile) (Capacity, error) {
+	limits, err := c.backend.Limits(profile)
+	if err != nil {
+		return Capacity{}, err
+	}
+	available, err := c.backend.Available(ctx, profile)
+	if err != nil {
+		return Capacity{}, err
+	}
+	available = min(available, limits.Max)
+	return Capacity{Available: available - available%limits.Granularity, Limits: limits}, nil
+}
+
+// holdVolume takes locks and then looks the volume up, in this order: of a
+// volume that is being created it must say ErrBusy, not ErrNotFound.
+func (c *Core) holdVolume(id backend.VolumeID, locks ...lock) (backend.Volume, func(), error) {
+	release, err := c.lock(locks...)
+	if err != nil {
+		return backend.Volume{}, nil, err
+	}
+	volume, err := c.Volume(id)
+	if err != nil {
+		release()
+		return backend.Volume{}, nil, err
+	}
+	return volume, release, nil
+}
+
+// lock takes all the locks or none; ErrBusy.
+func (c *Core) lock(locks ...lock) (release func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.locks.try(locks...); err != nil {
+		return nil, err
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.locks.release(locks...)
+	}, nil
+}
+
+// anyID is what both kinds of ID tell about themselves.
+type anyID interface {
+	String() string
+	NodeHash() string
+}
+
+// absent explains that an object is not here: ErrPrecondition when it was made
+// on another node, for there it may well exist; otherwise ErrNotFound.
+func (c *Core) absent(id anyID) error {
+	if id.NodeHash() != c.nodeHash {
+		return fmt.Errorf("%s was made on another node than this (%q): ask the driver there: %w", id, c.options.NodeID, backend.ErrPrecondition)
+	}
+	return fmt.Errorf("%s: %w", id, backend.ErrNotFound)
+}
+
+// absentOrBusy is absent for the source of a new object, which may be about to
+// exist: ErrBusy. The caller holds c.mu.
+func (c *Core) absentOrBusy(id anyID) error {
+	if _, running := c.creating[id.String()]; running {
+		return fmt.Errorf("%s is still being created; repeat the call later: %w", id, backend.ErrBusy)
+	}
+	return c.absent(id)
+}
+
+// absentIsDone turns "not found" into success, for deletions: what is absent
+// need not be deleted. An object of another node stays an error.
+func absentIsDone(err error) error {
+	if errors.Is(err, backend.ErrNotFound) {
+		return nil
+	}
+	return err
+}
