@@ -107,7 +107,10 @@ func refuseKeys(field string, parameters map[string]string) error {
 }
 
 // Available implements backend.Backend.
-func (b *Backend) Available(context.Context, backend.Profile) (int64, error) {
+func (b *Backend) Available(_ context.Context, profile backend.Profile) (int64, error) {
+	if _, err := b.Limits(profile); err != nil {
+		return 0, err
+	}
 	b.disk.mu.Lock()
 	defer b.disk.mu.Unlock()
 	return b.disk.available(), nil
