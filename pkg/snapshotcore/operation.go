@@ -81,10 +81,8 @@ func (op *operation) report() {
 		case <-ticker.C:
 			klog.InfoS("Still working", "id", op.id, "progress", op.describe())
 		case <-op.done:
-			if op.err != nil {
-				klog.ErrorS(op.err, "Operation ended", "id", op.id, "duration", time.Since(op.started))
-			} else if long {
-				klog.InfoS("Operation ended", "id", op.id, "progress", op.describe())
+			if long { // a short one had its caller waiting, who tells
+				klog.InfoS("Operation ended", "id", op.id, "progress", op.describe(), "err", op.err)
 			}
 			return
 		}
