@@ -1,0 +1,178 @@
+package treecopy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// treeSource reads a tree. One goroutine walks the directories, some read
+// files ahead, and next puts it all in order.
+type treeSource struct {
+	workers *workers
+
+	// Every batch goes through ordered; those with files to be read go
+	// through unread first. Capacities bound how far reading runs ahead.
+	ordered chan *batch
+	unread  chan *batch
+
+	// first has the paths of files with several names.
+	first map[inode]string
+
+	proc int // procSelf, opened
+}
+
+type inode struct{ dev, ino uint64 }
+
+func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
+	proc, err := unix.Open(procSelf, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", procSelf, err)
+	}
+	readers := min(runtime.NumCPU(), 8)
+	s := &treeSource{
+		workers: w,
+		ordered: make(chan *batch, 4*readers),
+		unread:  make(chan *batch, 4*readers),
+		first:   make(map[inode]string),
+		proc:    proc,
+	}
+	w.start(func() error {
+		defer close(s.ordered)
+		defer close(s.unread)
+		r := newReader(proc, f)
+		enter := func(path string, dir *directory, st *unix.Stat_t) error { return s.enter(r, path, dir, st) }
+		return (&walker{ctx: w, enter: enter, files: s.files}).walk(root)
+	})
+	for range readers {
+		w.start(func() error { return s.readAll(newReader(proc, f)) })
+	}
+	return s, nil
+}
+
+// enter makes a batch of a directory.
+func (s *treeSource) enter(r *reader, path string, dir *directory, st *unix.Stat_t) error {
+	parent, _ := split(path)
+	b := newBatch(parent)
+	e := b.add()
+	e.path = path
+	e.setStat(st)
+	if err := r.openXattrs(dir.fd, e); err != nil {
+		return fmt.Errorf("read directory %q: %w", path, err)
+	}
+	return s.send(b, s.ordered)
+}
+
+// files makes batches of files to be read.
+func (s *treeSource) files(path string, dir *directory, names []string) error {
+	for len(names) > 0 {
+		n := min(len(names), batchEntries)
+		b := newBatch(path)
+		b.from, b.names, b.ready = dir.retain(), names[:n], make(chan struct{})
+		names = names[n:]
+		if err := s.send(b, s.unread); err != nil {
+			b.from.release()
+			return err
+		}
+		if err := s.send(b, s.ordered); err != nil {
+			<-b.ready
+			b.free()
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *treeSource) send(b *batch, to chan<- *batch) error {
+	select {
+	case to <- b:
+		return nil
+	case <-s.workers.Done():
+		return context.Cause(s.workers)
+	}
+}
+
+// readAll reads to the end also when there was an error: every batch becomes
+// ready.
+func (s *treeSource) readAll(r *reader) (err error) {
+	for b := range s.unread {
+		if err == nil {
+			err = s.read(r, b)
+		}
+		b.from.release()
+		close(b.ready)
+	}
+	return err
+}
+
+func (s *treeSource) read(r *reader, b *batch) error {
+	for _, name := range b.names {
+		if err := s.workers.Err(); err != nil {
+			return err
+		}
+		e := b.add()
+		e.path = join(b.dir, name)
+		kept, err := r.read(b, name, e)
+		if err != nil {
+			return fmt.Errorf("read %q: %w", e.path, err)
+		}
+		if !kept {
+			e.contents.close()
+			b.entries = b.entries[:len(b.entries)-1]
+		}
+	}
+	return nil
+}
+
+func (s *treeSource) next() (*batch, error) {
+	b, more := <-s.ordered
+	if !more {
+		// Without an error, the walk is at its end.
+		if err := s.workers.Err(); err != nil {
+			return nil, err
+		}
+		return nil, io.EOF
+	}
+	if b.ready == nil {
+		return b, nil
+	}
+	<-b.ready
+	if err := s.workers.Err(); err != nil {
+		b.free()
+		return nil, err
+	}
+	for i := range b.entries {
+		s.findFirst(b, &b.entries[i])
+	}
+	return b, nil
+}
+
+// findFirst makes e a link, if it is another name of an earlier entry.
+func (s *treeSource) findFirst(b *batch, e *entry) {
+	if e.inode == (inode{}) {
+		return
+	}
+	first, found := s.first[e.inode]
+	if !found {
+		s.first[e.inode] = e.path
+		return
+	}
+	e.contents.close()
+	e.contents = contents{file: noFile}
+	e.sameAs, b.alone = first, true
+}
+
+func (s *treeSource) close() {
+	for b := range s.ordered {
+		if b.ready != nil {
+			<-b.ready
+		}
+		b.free()
+	}
+	s.workers.running.Wait()
+	unix.Close(s.proc)
+}
