@@ -1,0 +1,332 @@
+package crash
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/snapdriver/snapdriver/internal/testdriver"
+	"github.com/snapdriver/snapdriver/internal/testenv"
+)
+
+const (
+	kills = 60
+	seed  = 20
+	size  = 32 << 20
+)
+
+// TestKill kills the driver at 60 random moments. After each restart, every
+// acknowledged object is whole, nothing acknowledged as deleted is there, and
+// every request that was cut off is repeated until it succeeds. At the end all
+// is deleted and nothing is left.
+func TestKill(t *testing.T) {
+	testenv.RequireRoot(t)
+	filesystem := testenv.Filesystem(t, "xfs", 8<<30)
+	root := filepath.Join(filesystem, "root")
+	d := testdriver.New(t, root)
+	random := rand.New(rand.NewPCG(seed, seed))
+	t.Logf("seed %d", seed)
+
+	workers := []*worker{
+		newWorker(t, d, "directory-1", nil, random.Uint64()),
+		newWorker(t, d, "directory-2", nil, random.Uint64()),
+		newWorker(t, d, "image", map[string]string{"layout": "image"}, random.Uint64()),
+	}
+	for range kills {
+		d.Start()
+		forAll(workers, (*worker).verify)
+		timer := time.AfterFunc(time.Duration(random.IntN(300))*time.Millisecond, func() { d.Signal(syscall.SIGKILL) })
+		forAll(workers, (*worker).work)
+		timer.Stop()
+		d.Kill()
+		if t.Failed() {
+			t.Fatalf("the driver's last words:\n%s", d.Log())
+		}
+	}
+	d.Start()
+	forAll(workers, (*worker).verify)
+	forAll(workers, (*worker).deleteAll)
+	d.Stop()
+	for _, w := range workers {
+		t.Logf("%s: %v acknowledged, %d cut off and repeated", w.name, w.acknowledged, w.cutOff)
+	}
+	checkEmpty(t, root)
+}
+
+func forAll(workers []*worker, do func(*worker)) {
+	var all sync.WaitGroup
+	for _, w := range workers {
+		all.Go(func() { do(w) })
+	}
+	all.Wait()
+}
+
+// checkEmpty fails t when anything but directories that are always there, and
+// the lock, lies below the root, or a mount or loop device is left.
+func checkEmpty(t *testing.T, root string) {
+	t.Helper()
+	for _, dir := range []string{"volumes", "snapshots", "staging", "trash", "damaged"} {
+		entries, err := os.ReadDir(filepath.Join(root, dir))
+		if err != nil && !os.IsNotExist(err) {
+			t.Error(err)
+		}
+		for _, entry := range entries {
+			t.Errorf("left: %s/%s", dir, entry.Name())
+		}
+	}
+	leaks, err := testenv.Leaks(root)
+	if err != nil || len(leaks) > 0 {
+		t.Errorf("left: %q, %v", leaks, err)
+	}
+}
+
+// worker has objects of its own, asks for changes, and remembers what it was
+// promised.
+type worker struct {
+	t          *testing.T
+	d          *testdriver.Driver
+	name       string
+	parameters map[string]string
+	staging    string
+	random     *rand.Rand
+	next       int
+
+	volumes   map[string]object // acknowledged, by name
+	snapshots map[string]object
+
+	deletedVolumes, deletedSnapshots []string // acknowledged, by ID
+
+	// pending is the request that was cut off: it may have had its effect or not.
+	pending func() error
+
+	acknowledged map[string]int
+	cutOff       int
+}
+
+type object struct {
+	id string
+	content
+}
+
+func newWorker(t *testing.T, d *testdriver.Driver, name string, parameters map[string]string, seed uint64) *worker {
+	return &worker{
+		t: t, d: d, name: name, parameters: parameters, staging: testenv.TempDir(t),
+		random:  rand.New(rand.NewPCG(seed, seed)),
+		volumes: map[string]object{}, snapshots: map[string]object{}, acknowledged: map[string]int{},
+	}
+}
+
+// work asks for one change after the other until the driver dies.
+func (w *worker) work() {
+	for {
+		kind, request := w.choose()
+		if err := request(); err != nil {
+			if status.Code(err) != codes.Unavailable {
+				w.t.Errorf("%s: %s: %v", w.name, kind, err)
+			}
+			w.pending = request
+			w.cutOff++
+			return
+		}
+		w.acknowledged[kind]++
+	}
+}
+
+// verify repeats what was cut off and checks everything that was promised.
+func (w *worker) verify() {
+	if w.pending != nil {
+		if err := w.pending(); err != nil {
+			w.t.Errorf("%s: the repeat: %v", w.name, err)
+		}
+		w.pending = nil
+	}
+	for name, volume := range w.volumes {
+		if err := w.staged(volume.id, func() { volume.check(w.t, name, w.staging) }); err != nil {
+			w.t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, snapshot := range w.snapshots {
+		response, err := w.d.Controller.GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: snapshot.id})
+		if err != nil || !response.GetSnapshot().GetReadyToUse() {
+			w.t.Errorf("%s: %v, %v", name, response, err)
+		}
+	}
+	w.checkDeleted()
+}
+
+// checkDeleted checks that what was acknowledged as deleted has not come back.
+func (w *worker) checkDeleted() {
+	for _, id := range w.deletedVolumes {
+		_, err := w.d.Controller.ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: id})
+		w.expectNotFound(id, err)
+	}
+	for _, id := range w.deletedSnapshots {
+		_, err := w.d.Controller.GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: id})
+		w.expectNotFound(id, err)
+	}
+}
+
+func (w *worker) expectNotFound(id string, err error) {
+	if status.Code(err) != codes.NotFound {
+		w.t.Errorf("%s: %s was deleted, and is there: %v", w.name, id, err)
+	}
+}
+
+// choose picks a change that makes sense now: a name for the statistics, and
+// the request, which can be repeated.
+func (w *worker) choose() (string, func() error) {
+	volume, anyVolume := w.pick(w.volumes)
+	snapshot, anySnapshot := w.pick(w.snapshots)
+	switch n := w.random.IntN(10); {
+	case !anyVolume || n < 2:
+		return "create", w.create(nil, content{w.random.Uint64()}, true)
+	case n < 5 && len(w.snapshots) < 6:
+		return "snapshot", w.snapshot(w.volumes[volume])
+	case n < 6 && len(w.volumes) < 6:
+		return "clone", w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: w.volumes[volume].id},
+		}}, w.volumes[volume].content, false)
+	case n < 8 && anySnapshot && len(w.volumes) < 6:
+		return "restore", w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: w.snapshots[snapshot].id},
+		}}, w.snapshots[snapshot].content, false)
+	case n < 9 && anySnapshot:
+		return "delete snapshot", w.deleteSnapshot(snapshot)
+	default:
+		return "delete volume", w.deleteVolume(volume)
+	}
+}
+
+// pick returns the name of any one of the objects.
+func (w *worker) pick(objects map[string]object) (string, bool) {
+	if len(objects) == 0 {
+		return "", false
+	}
+	names := slices.Sorted(maps.Keys(objects))
+	return names[w.random.IntN(len(names))], true
+}
+
+func (w *worker) newName(kind string) string {
+	w.next++
+	return fmt.Sprintf("%s %s %d", w.name, kind, w.next)
+}
+
+// create asks for a volume; an empty one is filled before it counts.
+func (w *worker) create(source *csi.VolumeContentSource, filling content, fill bool) func() error {
+	name := w.newName("volume")
+	return func() error {
+		response, err := w.d.Controller.CreateVolume(context.Background(), &csi.CreateVolumeRequest{
+			Name: name, Parameters: w.parameters, VolumeContentSource: source,
+			CapacityRange:      &csi.CapacityRange{RequiredBytes: size},
+			VolumeCapabilities: []*csi.VolumeCapability{capability},
+		})
+		if err != nil {
+			return err
+		}
+		id := response.GetVolume().GetVolumeId()
+		if fill {
+			err = w.staged(id, func() {
+				if _, err := os.Stat(filepath.Join(w.staging, "dir/link")); err != nil {
+					_ = os.Remove(filepath.Join(w.staging, "dir/link"))
+					filling.write(w.t, w.staging)
+				}
+			})
+		}
+		if err == nil {
+			w.volumes[name] = object{id, filling}
+		}
+		return err
+	}
+}
+
+var capability = &csi.VolumeCapability{
+	AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+	AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+}
+
+// staged runs use while the volume is at w.staging. A staging that was cut off
+// is undone first.
+func (w *worker) staged(id string, use func()) error {
+	unstage := func() error {
+		_, err := w.d.Node.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: w.staging})
+		return err
+	}
+	if err := unstage(); err != nil {
+		return err
+	}
+	if _, err := w.d.Node.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{
+		VolumeId: id, StagingTargetPath: w.staging, VolumeCapability: capability,
+	}); err != nil {
+		return err
+	}
+	use()
+	return unstage()
+}
+
+func (w *worker) snapshot(source object) func() error {
+	name := w.newName("snapshot")
+	return func() error {
+		response, err := w.d.Controller.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source.id})
+		if err == nil {
+			w.snapshots[name] = object{response.GetSnapshot().GetSnapshotId(), source.content}
+		}
+		return err
+	}
+}
+
+func (w *worker) deleteVolume(name string) func() error {
+	id := w.volumes[name].id
+	return func() error {
+		_, err := w.d.Controller.DeleteVolume(context.Background(), &csi.DeleteVolumeRequest{VolumeId: id})
+		if err == nil {
+			w.deletedVolumes = append(w.deletedVolumes, id)
+		}
+		delete(w.volumes, name) // it may be gone, acknowledged or not
+		return err
+	}
+}
+
+func (w *worker) deleteSnapshot(name string) func() error {
+	id := w.snapshots[name].id
+	return func() error {
+		_, err := w.d.Controller.DeleteSnapshot(context.Background(), &csi.DeleteSnapshotRequest{SnapshotId: id})
+		if err == nil {
+			w.deletedSnapshots = append(w.deletedSnapshots, id)
+		}
+		delete(w.snapshots, name)
+		return err
+	}
+}
+
+func (w *worker) deleteAll() {
+	for name := range w.snapshots {
+		// Restored once more, to see that it is whole.
+		snapshot := w.snapshots[name]
+		if err := w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot.id},
+		}}, snapshot.content, false)(); err != nil {
+			w.t.Errorf("%s: restore: %v", name, err)
+		}
+		if err := w.deleteSnapshot(name)(); err != nil {
+			w.t.Errorf("%s: delete: %v", name, err)
+		}
+	}
+	w.verify()
+	for name := range w.volumes {
+		if err := w.deleteVolume(name)(); err != nil {
+			w.t.Errorf("%s: delete: %v", name, err)
+		}
+	}
+}
