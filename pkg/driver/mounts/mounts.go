@@ -1,0 +1,129 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	mount "k8s.io/mount-utils"
+	"k8s.io/utils/exec"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// Mount puts an attached volume at an existing empty directory, with flags
+// beside those that its backend asks for. A filesystem on a device is mounted
+// as it is; it is never formatted or repaired.
+func Mount(m backend.Mount, path string, flags Flags) error {
+	if m.FSType == "" {
+		return Bind(m.Source, path, flags)
+	}
+	options := append(flags.options(), m.Options...)
+	return mount.NewWithoutSystemd("").Mount(m.Source, path, m.FSType, options)
+}
+
+// Bind makes source, a directory or a device node, appear at an existing path,
+// with flags beside those of the mount that source lies on.
+//
+// It uses the mount calls of Linux 5.12 because they prepare the mount out of
+// sight: with "bind, then remount", as mount(8) does it, a crash between the
+// two leaves a writable mount where a read-only one was asked for, and a pod
+// could write in that moment.
+func Bind(source, path string, flags Flags) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("clone the mount of %q: %w", source, err)
+	}
+	defer unix.Close(tree)
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, flags.attr()); err != nil {
+		return fmt.Errorf("set mount flags: %w", err)
+	}
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount at %q: %w", path, err)
+	}
+	return nil
+}
+
+// Unmount takes away all that is mounted at path; nothing mounted, or no such
+// path, is success. ErrPrecondition while a process uses it.
+//
+// It is the system call and not umount(8) because only the call can be told
+// not to follow a symbolic link.
+func Unmount(path string) error {
+	for {
+		switch err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err {
+		case nil: // perhaps there is another below
+		case unix.EINVAL, unix.ENOENT:
+			return nil
+		case unix.EBUSY:
+			return fmt.Errorf("unmount %q: a process still uses it: %w", path, backend.ErrPrecondition)
+		default:
+			return fmt.Errorf("unmount %q: %w", path, err)
+		}
+	}
+}
+
+// Mounted says whether something is mounted at path.
+func Mounted(path string) (bool, error) {
+	mounted, err := mountinfo.Mounted(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	return mounted, err
+}
+
+// Holds says whether the volume m is mounted or bound at path.
+func Holds(path string, m backend.Mount) (bool, error) {
+	mounted, err := Mounted(path)
+	if err != nil || !mounted {
+		return false, err
+	}
+	var at, source unix.Stat_t
+	if err := unix.Stat(path, &at); err != nil {
+		return false, fmt.Errorf("look at %q: %w", path, err)
+	}
+	if err := unix.Stat(m.Source, &source); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return false, fmt.Errorf("look at %q: %w", m.Source, err)
+	}
+	switch {
+	case m.FSType != "":
+		return at.Dev == source.Rdev, nil
+	case isDevice(&source):
+		return isDevice(&at) && at.Rdev == source.Rdev, nil
+	default:
+		return at.Dev == source.Dev && at.Ino == source.Ino, nil
+	}
+}
+
+func isDevice(stat *unix.Stat_t) bool { return stat.Mode&unix.S_IFMT == unix.S_IFBLK }
+
+// Grow makes the filesystem of m, mounted writably at path, as large as its
+// device. It does nothing when it is already, or when there is none.
+func Grow(m backend.Mount, path string) error {
+	if m.FSType == "" {
+		return nil
+	}
+	_, err := mount.NewResizeFs(exec.New()).Resize(m.Source, path)
+	return err
+}
+
+// DeviceSize returns the size of a block device in bytes.
+func DeviceSize(path string) (int64, error) {
+	device, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer device.Close()
+	size, err := device.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, fmt.Errorf("find the end of %q: %w", path, err)
+	}
+	return size, nil
+}

@@ -1,0 +1,240 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
+)
+
+// stage makes a volume ready to be published. The same again succeeds; where
+// it is staged with other arguments: ErrExists.
+func (n *node) stage(ctx context.Context, v held, path string, asked access) error {
+	staged, err := v.isStaged(path)
+	if err != nil {
+		return err
+	}
+	if err := asked.suits(v.Volume); err != nil {
+		return fmt.Errorf("%w: %w", err, taken(staged))
+	}
+	mount, err := n.core().Attach(ctx, v.ID)
+	if err != nil || v.Mode == backend.Block {
+		return err // a device node needs no mount to be found again
+	}
+	// Read-only is for each target to be, not for the volume.
+	flags := asked.flags &^ mounts.ReadOnly
+	if staged {
+		return checkFlags("staging_target_path", path, mount, flags)
+	}
+	err = mountStaging(mount, path, flags)
+	if err != nil && !v.attached {
+		err = errors.Join(err, n.core().Detach(context.WithoutCancel(ctx), v.ID))
+	}
+	return err
+}
+
+// mountStaging mounts a volume at the staging path and grows its filesystem to
+// its device, which is larger after a restore into a larger size.
+func mountStaging(mount backend.Mount, path string, flags mounts.Flags) error {
+	if err := checkFree("staging_target_path", path); err != nil {
+		return err
+	}
+	if err := mounts.CheckEmptyDir("staging_target_path", path); err != nil {
+		return err
+	}
+	if err := mounts.Mount(mount, path, flags); err != nil {
+		return err
+	}
+	if err := mounts.Grow(mount, path); err != nil {
+		return errors.Join(err, mounts.Unmount(path))
+	}
+	return nil
+}
+
+// isStaged says whether the volume is staged at the path. A block volume is
+// staged when it is attached.
+func (v held) isStaged(path string) (bool, error) {
+	if v.Mode == backend.Block || !v.attached {
+		return v.attached, nil
+	}
+	return mounts.Holds(path, v.mount)
+}
+
+// taken is the class of "cannot be used like this": ErrExists where it is in
+// place already, used in another way, ErrPrecondition otherwise.
+func taken(inPlace bool) error {
+	if inPlace {
+		return backend.ErrExists
+	}
+	return backend.ErrPrecondition
+}
+
+// checkFree refuses a path with a mount, which is not this volume's:
+// ErrPrecondition.
+func checkFree(field, path string) error {
+	mounted, err := mounts.Mounted(path)
+	if err == nil && mounted {
+		err = fmt.Errorf("%s: something else is mounted at %q; unmount it first: %w", field, path, backend.ErrPrecondition)
+	}
+	return err
+}
+
+// checkFlags compares what is mounted at path with what would be if the flags
+// were asked for now: ErrExists when they differ.
+func checkFlags(field, path string, mount backend.Mount, asked mounts.Flags) error {
+	found, err := mounts.FlagsOf(path)
+	if err != nil {
+		return err
+	}
+	want, err := mounts.Inherited(mount)
+	if err == nil && found != want|asked {
+		err = fmt.Errorf("%s: the volume is mounted at %q with other mount flags or another readonly; undo that first: %w", field, path, backend.ErrExists)
+	}
+	return err
+}
+
+// unstage undoes stage as far as there is anything to undo. The zero ID and
+// one of a volume that is gone do not stop it.
+func (n *node) unstage(ctx context.Context, id backend.VolumeID, path string) error {
+	mount, attached, err := n.core().Attached(ctx, id)
+	if err != nil && !errors.Is(err, backend.ErrNotFound) {
+		return err
+	}
+	if attached {
+		// A loop device that is taken from under a published device node may
+		// come back as another volume's.
+		others, err := mounts.Elsewhere(mount, path)
+		if err != nil {
+			return err
+		}
+		if len(others) > 0 {
+			return fmt.Errorf("%s is still published at %q; unpublish it first: %w", id, others, backend.ErrPrecondition)
+		}
+	}
+	if err := mounts.Unmount(path); err != nil || !attached {
+		return err
+	}
+	return n.core().Detach(ctx, id)
+}
+
+// publish binds a staged volume to a target. The same again succeeds; where it
+// is published there with other arguments: ErrExists.
+func (n *node) publish(v held, r publishRequest) error {
+	staged, err := v.isStaged(r.staging)
+	if err != nil {
+		return err
+	}
+	if !staged {
+		return fmt.Errorf("staging_target_path: %s is not staged at %q; NodeStageVolume comes first: %w", v.ID, r.staging, backend.ErrPrecondition)
+	}
+	// What is bound: the staged directory, or the device node.
+	source := backend.Mount{Source: r.staging}
+	if v.Mode == backend.Block {
+		source = v.mount
+	}
+	published, err := mounts.Holds(r.target, source)
+	if err != nil {
+		return err
+	}
+	if err := r.asked.suits(v.Volume); err != nil {
+		return fmt.Errorf("%w: %w", err, taken(published))
+	}
+	if published {
+		return checkFlags("target_path", r.target, source, r.asked.flags)
+	}
+	if r.asked.onlyOnce() {
+		if err := v.checkUnpublished(r); err != nil {
+			return err
+		}
+	}
+	if err := checkFree("target_path", r.target); err != nil {
+		return err
+	}
+	if err := mounts.MakeTarget("target_path", r.target, v.Mode == backend.Filesystem); err != nil {
+		return err
+	}
+	if err := mounts.Bind(source.Source, r.target, r.asked.flags); err != nil {
+		return errors.Join(err, mounts.RemoveTarget("target_path", r.target))
+	}
+	return nil
+}
+
+// checkUnpublished refuses a second target: ErrPrecondition.
+func (v held) checkUnpublished(r publishRequest) error {
+	others, err := mounts.Elsewhere(v.mount, r.staging, r.target)
+	if err == nil && len(others) > 0 {
+		err = fmt.Errorf("%s is published at %q, and %s allows one target only: %w", v.ID, others, r.asked.accessMode, backend.ErrPrecondition)
+	}
+	return err
+}
+
+// volumeAt returns the mount of a volume that is to be found at a path:
+// ErrNotFound when it is not. A block volume, of which nothing is to be seen at
+// its staging path, is taken to be there.
+func (n *node) volumeAt(ctx context.Context, volume backend.Volume, path, staging string) (backend.Mount, error) {
+	mount, attached, err := n.core().Attached(ctx, volume.ID)
+	if err != nil {
+		return mount, err
+	}
+	there := attached && volume.Mode == backend.Block && path == staging
+	if attached && !there {
+		if there, err = mounts.Holds(path, mount); err != nil {
+			return mount, err
+		}
+	}
+	if !there {
+		return mount, fmt.Errorf("volume_path: %s is not at %q: %w", volume.ID, path, backend.ErrNotFound)
+	}
+	return mount, nil
+}
+
+// usageOf measures a volume that is at path.
+func usageOf(volume backend.Volume, mount backend.Mount, path string) ([]*csi.VolumeUsage, error) {
+	if volume.Mode == backend.Block {
+		size, err := mounts.DeviceSize(mount.Source)
+		return []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: size}}, err
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(path, &stat); err != nil {
+		return nil, fmt.Errorf("measure %q: %w", path, err)
+	}
+	block := int64(stat.Frsize)
+	usage := []*csi.VolumeUsage{{
+		Unit:      csi.VolumeUsage_BYTES,
+		Total:     int64(stat.Blocks) * block,
+		Used:      int64(stat.Blocks-stat.Bfree) * block,
+		Available: int64(stat.Bavail) * block,
+	}}
+	if stat.Files > 0 { // filesystems that make inodes as they need them say zero
+		usage = append(usage, &csi.VolumeUsage{
+			Unit:      csi.VolumeUsage_INODES,
+			Total:     int64(stat.Files),
+			Used:      int64(stat.Files - stat.Ffree),
+			Available: int64(stat.Ffree),
+		})
+	}
+	return usage, nil
+}
+
+// expand brings the device and the filesystem to the volume's size.
+func (n *node) expand(ctx context.Context, v held, path, staging string) error {
+	mount, err := n.volumeAt(ctx, v.Volume, path, staging)
+	if err != nil {
+		return err
+	}
+	if !v.OnDevice {
+		return nil
+	}
+	if mount, err = n.core().Attach(ctx, v.ID); err != nil {
+		return err
+	}
+	if staging != "" {
+		path = staging // writable even where the target is not
+	}
+	return mounts.Grow(mount, path)
+}

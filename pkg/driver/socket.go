@@ -1,0 +1,52 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// listen opens a Unix socket that only this user can connect to. A socket that
+// a dead process left at the path is removed; anything else there stays, and
+// is an error. The socket goes when the listener is closed.
+func listen(path string) (net.Listener, error) {
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	// bind(2) gives the file the mode of the socket's own inode, so it is
+	// private from the first moment, and the umask of the process, which other
+	// threads rely on, stays as it is.
+	private := net.ListenConfig{Control: func(_, _ string, conn syscall.RawConn) error {
+		var err error
+		return errors.Join(conn.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
+	}}
+	return private.Listen(context.Background(), "unix", path)
+}
+
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("endpoint %q: there is a file that is not a socket; remove it or choose another path", path)
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+		return fmt.Errorf("endpoint %q: another process is serving there; stop it or choose another path", path)
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("endpoint %q: %w", path, err)
+	}
+	return os.Remove(path)
+}
