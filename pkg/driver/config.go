@@ -35,8 +35,8 @@ type Config struct {
 	// "host:port"; empty: nowhere.
 	MetricsAddress string
 
-	// PrivateDir is the backend's own directory. A caller's path that overlaps
-	// it is refused. Empty: there is none.
+	// PrivateDir is the backend's own directory, an absolute path. A caller's
+	// path that overlaps it is refused. Empty: there is none.
 	PrivateDir string
 
 	// StopTimeout is how long running calls may take to end when the server
@@ -71,6 +71,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("version: it is empty; CSI wants one")
 	case c.NodeID == "" || len(c.NodeID) > maxNodeID:
 		return fmt.Errorf("node ID %q: give 1 to %d bytes, such as the node's name", c.NodeID, maxNodeID)
+	case c.PrivateDir != "" && !filepath.IsAbs(c.PrivateDir):
+		return fmt.Errorf("the backend's directory %q: give an absolute path", c.PrivateDir)
 	case c.MaxVolumesPerNode < 0:
 		return fmt.Errorf("maximum of volumes per node: %d is negative; 0 means no limit", c.MaxVolumesPerNode)
 	}

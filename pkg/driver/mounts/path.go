@@ -27,7 +27,7 @@ func CleanPath(field, path string) (string, error) {
 
 // CheckPath refuses a path, clean as CleanPath returns it, that is a symbolic
 // link, or that lies in the directory own or contains it: ErrInvalid. A path
-// that does not exist passes.
+// that does not exist passes. An empty own is none.
 func CheckPath(field, path, own string) error {
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -40,6 +40,9 @@ func CheckPath(field, path, own string) error {
 		return nil
 	}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err == nil {
+		own, err = filepath.EvalSymlinks(own)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
