@@ -1,0 +1,75 @@
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// Attach implements backend.Backend. A directory is always attached.
+func (b *Backend) Attach(_ context.Context, id backend.VolumeID) (backend.Mount, error) {
+	mount, _, err := b.withImage(id, func(image *os.File) (string, error) { return b.loops.attach(id, image) })
+	if err != nil {
+		return backend.Mount{}, fmt.Errorf("attach %s: %w", id, err)
+	}
+	return mount, nil
+}
+
+// Attached implements backend.Backend. Which device Attach would choose is
+// not known before: the Source of a detached image is empty.
+func (b *Backend) Attached(_ context.Context, id backend.VolumeID) (backend.Mount, bool, error) {
+	mount, attached, err := b.withImage(id, func(image *os.File) (string, error) {
+		device, err := b.loops.find(id, image)
+		if err != nil || device == nil {
+			return "", err
+		}
+		return devicePath(device.number), device.Close()
+	})
+	if err != nil {
+		return backend.Mount{}, false, fmt.Errorf("look whether %s is attached: %w", id, err)
+	}
+	return mount, attached, nil
+}
+
+// withImage says what to mount. The device of an image is what use returns;
+// none: the volume is not attached.
+func (b *Backend) withImage(id backend.VolumeID, use func(image *os.File) (device string, err error)) (backend.Mount, bool, error) {
+	record, err := b.readVolume(id)
+	if err != nil {
+		return backend.Mount{}, false, err
+	}
+	data := path.Join(volumePath(id), record.data())
+	if record.Layout == layoutDirectory {
+		return backend.Mount{Source: filepath.Join(b.path, data)}, true, nil
+	}
+	image, err := b.root.OpenFile(data, os.O_RDWR, 0)
+	if err != nil {
+		return backend.Mount{}, false, err
+	}
+	defer image.Close()
+	device, err := use(image)
+	mount := backend.Mount{Source: device, FSType: record.FSType, Options: filesystems[record.FSType].options}
+	return mount, device != "", err
+}
+
+// Detach implements backend.Backend. It asks for the image, not for the
+// record, so that it works for a volume whose record is damaged.
+func (b *Backend) Detach(_ context.Context, id backend.VolumeID) error {
+	image, err := b.root.Open(path.Join(volumePath(id), imageFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", id, err)
+	}
+	defer image.Close()
+	if err := b.loops.detach(id, image); err != nil {
+		return fmt.Errorf("detach %s: %w", id, err)
+	}
+	return nil
+}

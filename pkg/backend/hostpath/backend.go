@@ -1,0 +1,161 @@
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// The directories below the root.
+const (
+	volumesDir   = "volumes"
+	snapshotsDir = "snapshots"
+	stagingDir   = "staging"
+	trashDir     = "trash"
+	damagedDir   = "damaged"
+)
+
+const lockFile = "lock"
+
+// defaultFreezeLimit is longer than any clone takes, and short enough for a
+// pod to endure.
+const defaultFreezeLimit = 10 * time.Second
+
+// Options are what Open needs to know beside the root directory.
+type Options struct {
+	// FreezeLimit is how long a mounted filesystem may stay frozen while it
+	// is snapshotted; zero means 10 seconds.
+	FreezeLimit time.Duration
+
+	// Step is called before each step of an operation, by tests.
+	Step backend.StepFunc
+}
+
+// Backend serves one root directory; it implements backend.Backend.
+type Backend struct {
+	path        string // of the root: absolute, without symbolic links
+	root        *os.Root
+	lock        *os.File
+	loops       loops
+	step        backend.StepFunc
+	freezeLimit time.Duration
+	background  sync.WaitGroup
+}
+
+var _ backend.Backend = (*Backend)(nil)
+
+// Open takes the root directory for this process, and makes it when it does
+// not exist. While another process has it, Open fails.
+func Open(root string, options Options) (*Backend, error) {
+	b, err := open(root, options)
+	if err != nil {
+		return nil, fmt.Errorf("open root directory %s: %w", root, err)
+	}
+	return b, nil
+}
+
+func open(path string, options Options) (b *Backend, err error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	path, err = filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			root.Close()
+		}
+	}()
+	lock, err := takeLock(root)
+	if err != nil {
+		return nil, err
+	}
+	b = &Backend{path: path, root: root, lock: lock, step: options.Step, freezeLimit: options.FreezeLimit}
+	if b.freezeLimit == 0 {
+		b.freezeLimit = defaultFreezeLimit
+	}
+	return b, nil
+}
+
+// takeLock returns the lock file, locked for as long as it is open: the kernel
+// frees the lock of a process that dies.
+func takeLock(root *os.Root) (*os.File, error) {
+	lock, err := root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("another process (%s) is using it: stop that process, or use another root directory", holder(root))
+	}
+	if err == nil {
+		err = lock.Truncate(0)
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(lock, "pid %d\n", os.Getpid())
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
+}
+
+// holder says what is known of the process that has the lock. The pid is the
+// one in that process's own pid namespace.
+func holder(root *os.Root) string {
+	text, err := root.ReadFile(lockFile)
+	if pid := strings.TrimSpace(string(text)); err == nil && pid != "" {
+		return pid
+	}
+	return "pid not known"
+}
+
+// Close implements backend.Backend.
+func (b *Backend) Close() error {
+	b.background.Wait()
+	return errors.Join(b.root.Close(), b.lock.Close())
+}
+
+// Limits implements backend.Backend.
+func (b *Backend) Limits(profile backend.Profile) (backend.Limits, error) {
+	kind, err := parseProfile(profile)
+	if err != nil {
+		return backend.Limits{}, err
+	}
+	return kind.limits(), nil
+}
+
+// Available implements backend.Backend. It is the free space of the root's
+// filesystem. Image files are sparse, and what other volumes have not written
+// yet is not taken off: it is not reserved for them either.
+func (b *Backend) Available(_ context.Context, profile backend.Profile) (int64, error) {
+	limits, err := b.Limits(profile)
+	if err != nil {
+		return 0, err
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(b.path, &stat); err != nil {
+		return 0, fmt.Errorf("ask for the free space of %s: %w", b.path, err)
+	}
+	free := min(int64(stat.Bavail)*stat.Bsize, limits.Max)
+	return free - free%limits.Granularity, nil
+}

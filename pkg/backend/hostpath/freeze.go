@@ -1,0 +1,135 @@
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// The ioctls of linux/fs.h, which package unix does not have: _IOWR('X', 119, int) and 120.
+const (
+	fifreeze = 0xc0045877
+	fithaw   = 0xc0045878
+)
+
+// whileFrozen runs work while the filesystem mounted at mount is frozen.
+//
+// Whatever work does, returns or panics or hangs, the filesystem is thawed at
+// the latest when the limit has passed; work's context ends then too. A clone
+// that is still running at that moment is none the worse: it is one instant
+// of the image all the same, only the filesystem in it is then as a power cut
+// would leave it. When the process dies meanwhile, the next Recover thaws.
+//
+// A filesystem that somebody else has frozen (a backup tool, before it asked
+// for the snapshot) is frozen well enough, and left so.
+func whileFrozen(ctx context.Context, mount *os.File, limit time.Duration, work func(context.Context) error) (err error) {
+	switch err := ioctl(mount, fifreeze); {
+	case errors.Is(err, unix.EBUSY):
+		return work(ctx)
+	case err != nil:
+		return fmt.Errorf("freeze %s: %w", mount.Name(), err)
+	}
+	thaw := sync.OnceValue(func() error { return thaw(mount) })
+	watchdog := time.AfterFunc(limit, func() { _ = thaw() }) // its error is returned below
+	defer func() {
+		watchdog.Stop()
+		err = errors.Join(err, thaw())
+	}()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return work(ctx)
+}
+
+// thaw thaws a filesystem, also one that is not frozen.
+func thaw(mount *os.File) error {
+	if err := ioctl(mount, fithaw); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("thaw %s: %w", mount.Name(), err)
+	}
+	return nil
+}
+
+func ioctl(file *os.File, request uint) error {
+	return os.NewSyscallError("ioctl", unix.IoctlSetInt(int(file.Fd()), request, 0))
+}
+
+// mount opens the root of the filesystem that is on the device, wherever it
+// is mounted; nil when it is not.
+func (d *loopDevice) mount() (*os.File, error) {
+	if d == nil {
+		return nil, nil
+	}
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return m.Major != loopMajor || m.Minor != d.number, false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	for _, m := range mounts {
+		if root := openMount(m); root != nil {
+			return root, nil
+		}
+	}
+	return nil, nil
+}
+
+// openMount opens a mount point; nil when something else is to be found there,
+// because it was unmounted or another filesystem mounted over it.
+func openMount(m *mountinfo.Info) *os.File {
+	file, err := os.OpenFile(m.Mountpoint, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil
+	}
+	var stat unix.Stat_t
+	if unix.Fstat(int(file.Fd()), &stat) != nil || stat.Dev != unix.Mkdev(uint32(m.Major), uint32(m.Minor)) {
+		file.Close()
+		return nil
+	}
+	return file
+}
+
+// thawAll thaws the filesystems of this root's volumes that a process froze
+// and then died. A freeze of somebody else's ends too: the kernel does not say
+// whose it is.
+func (b *Backend) thawAll() error {
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return m.Major != loopMajor, false
+	})
+	if err != nil {
+		return fmt.Errorf("read the mount table: %w", err)
+	}
+	for _, m := range mounts {
+		if !b.ours(m.Minor) {
+			continue
+		}
+		if root := openMount(m); root != nil {
+			err = errors.Join(err, thaw(root))
+			root.Close()
+		}
+	}
+	return err
+}
+
+// ours says whether a loop device holds the image of a volume of this root.
+func (b *Backend) ours(number int) bool {
+	id, err := backend.ParseVolumeID(path.Base(path.Dir(backingFile(number))))
+	if err != nil {
+		return false
+	}
+	image, err := b.root.Open(path.Join(volumePath(id), imageFile))
+	if err != nil {
+		return false
+	}
+	defer image.Close()
+	device, err := openLoopOf(number, image)
+	device.Close()
+	return err == nil && device != nil
+}

@@ -1,0 +1,129 @@
+package hostpath
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// The names in an object's directory.
+const (
+	recordFile = "meta.json"
+	dataDir    = "data"
+	imageFile  = "image"
+)
+
+// recordVersion is raised when an older program would misread a newer record.
+const recordVersion = 1
+
+// volumeRecord is what is stored with a volume.
+type volumeRecord struct {
+	Version int            `json:"version"`
+	Volume  backend.Volume `json:"volume"`
+	Layout  layout         `json:"layout"`
+	FSType  string         `json:"fsType,omitempty"` // of layout image: what is on it
+}
+
+// snapshotRecord is what is stored with a snapshot.
+type snapshotRecord struct {
+	Version  int              `json:"version"`
+	Snapshot backend.Snapshot `json:"snapshot"`
+	Layout   layout           `json:"layout"` // of the source
+	FSType   string           `json:"fsType,omitempty"`
+	Format   format           `json:"format"`
+}
+
+// data returns the name of what holds the volume's data.
+func (r volumeRecord) data() string {
+	if r.Layout == layoutDirectory {
+		return dataDir
+	}
+	return imageFile
+}
+
+func volumePath(id backend.VolumeID) string     { return path.Join(volumesDir, id.String()) }
+func snapshotPath(id backend.SnapshotID) string { return path.Join(snapshotsDir, id.String()) }
+
+func (b *Backend) readVolume(id backend.VolumeID) (record volumeRecord, err error) {
+	err = b.readRecord(volumePath(id), &record)
+	if err == nil && record.Volume.ID != id {
+		err = damage("its record is that of %q", record.Volume.ID)
+	}
+	return record, err
+}
+
+func (b *Backend) readSnapshot(id backend.SnapshotID) (record snapshotRecord, err error) {
+	err = b.readRecord(snapshotPath(id), &record)
+	if err == nil && record.Snapshot.ID != id {
+		err = damage("its record is that of %q", record.Snapshot.ID)
+	}
+	return record, err
+}
+
+// damagedError says why an object cannot be served, now or later.
+type damagedError struct{ reason string }
+
+func (d damagedError) Error() string { return d.reason }
+
+func damage(format string, args ...any) error {
+	return damagedError{fmt.Sprintf(format, args...)}
+}
+
+// readRecord reads the record of the object in dir. ErrNotFound when there is
+// no such object, a damagedError when its record makes no sense.
+func (b *Backend) readRecord(dir string, record any) error {
+	text, err := b.root.ReadFile(path.Join(dir, recordFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path.Base(dir), backend.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	return decodeRecord(text, record)
+}
+
+// decodeRecord is strict: a field that this program does not know may be one
+// without which the rest means something else.
+func decodeRecord(text []byte, record any) error {
+	var header struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(text, &header); err != nil {
+		return damage("its record is not JSON: %v", err)
+	}
+	if header.Version != recordVersion {
+		return damage("its record has version %d and this program knows only version %d: use the program that wrote it", header.Version, recordVersion)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(record); err != nil {
+		return damage("its record cannot be read: %v", err)
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return damage("its record is followed by something else")
+	}
+	return nil
+}
+
+// writeRecord makes a new file that holds the record, durably.
+func (b *Backend) writeRecord(name string, record any) error {
+	text, err := json.MarshalIndent(record, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	file, err := b.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(append(text, '\n'))
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}

@@ -1,0 +1,159 @@
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// Recover implements backend.Backend. Staging and trash are emptied in the
+// background; Close waits for it.
+func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
+	inventory, err := b.recover(ctx)
+	if err != nil {
+		return backend.Inventory{}, fmt.Errorf("recover %s: %w", b.path, err)
+	}
+	return inventory, nil
+}
+
+func (b *Backend) recover(ctx context.Context) (inventory backend.Inventory, err error) {
+	for _, dir := range []string{volumesDir, snapshotsDir, stagingDir, trashDir, damagedDir} {
+		if err := b.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return inventory, err
+		}
+	}
+	// A process that was killed may have renamed an object and not synced
+	// that. From here on others are told of it: it must not change any more.
+	for _, dir := range []string{".", volumesDir, snapshotsDir} {
+		if err := b.sync(dir); err != nil {
+			return inventory, err
+		}
+	}
+	// Before anything is read: a frozen filesystem stops the pods that use it.
+	if err := b.thawAll(); err != nil {
+		return inventory, err
+	}
+	if err := b.emptyStaging(); err != nil {
+		return inventory, err
+	}
+	volumes, damaged, err := load(ctx, b, volumesDir, b.loadVolume)
+	if err != nil {
+		return inventory, err
+	}
+	snapshots, alsoDamaged, err := load(ctx, b, snapshotsDir, b.loadSnapshot)
+	if err != nil {
+		return inventory, err
+	}
+	return backend.Inventory{Volumes: volumes, Snapshots: snapshots, Damaged: append(damaged, alsoDamaged...)}, nil
+}
+
+// emptyStaging moves what is staged into the trash, and removes what is there.
+func (b *Backend) emptyStaging() error {
+	staged, err := b.list(stagingDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range staged {
+		if err := b.root.Rename(path.Join(stagingDir, name), path.Join(trashDir, unique(name))); err != nil {
+			return err
+		}
+	}
+	trash, err := b.list(trashDir)
+	if err != nil {
+		return err
+	}
+	b.background.Go(func() { b.removeTrash(trash...) })
+	return nil
+}
+
+// load reads every object in the directory shelf, several at a time, and sets
+// aside those that cannot be served.
+func load[T any](ctx context.Context, b *Backend, shelf string, read func(name string) (T, error)) (objects []T, damaged []string, err error) {
+	names, err := b.list(shelf)
+	if err != nil {
+		return nil, nil, err
+	}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(2 * runtime.GOMAXPROCS(0))
+	for _, name := range names {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			object, err := read(name)
+			line := ""
+			if err != nil {
+				line, err = b.setAside(shelf, name, err)
+			}
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if line != "" {
+				damaged = append(damaged, line)
+			} else {
+				objects = append(objects, object)
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	return objects, damaged, err
+}
+
+func (b *Backend) loadVolume(name string) (backend.Volume, error) {
+	id, err := backend.ParseVolumeID(name)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	record, err := b.readVolume(id)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	return record.Volume, b.checkData(path.Join(volumePath(id), record.data()))
+}
+
+func (b *Backend) loadSnapshot(name string) (backend.Snapshot, error) {
+	id, err := backend.ParseSnapshotID(name)
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	record, err := b.readSnapshot(id)
+	if err != nil {
+		return backend.Snapshot{}, err
+	}
+	return record.Snapshot, b.checkData(path.Join(snapshotPath(id), record.Format.file()))
+}
+
+// checkData looks whether an object's data are there.
+func (b *Backend) checkData(name string) error {
+	_, err := b.root.Lstat(name)
+	return err
+}
+
+// setAside moves an object that cannot be served to where it is safe from us,
+// and says so. When it may be this process that is out of something, the
+// object stays where it is, and the error stops the start.
+func (b *Backend) setAside(shelf, name string, reason error) (string, error) {
+	for _, ours := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, os.ErrPermission} {
+		if errors.Is(reason, ours) {
+			return "", fmt.Errorf("read %s: %w", name, reason)
+		}
+	}
+	to := path.Join(damagedDir, unique(name))
+	if err := b.root.Rename(path.Join(shelf, name), to); err != nil {
+		return "", fmt.Errorf("set %s aside: %w", name, err)
+	}
+	return fmt.Sprintf("%s/%s: %v; moved to %s", shelf, name, reason, path.Join(b.path, to)), nil
+}

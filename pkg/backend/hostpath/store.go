@@ -1,0 +1,160 @@
+package hostpath
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// build makes and commits the object called id in the directory shelf. It lets
+// fill put the data into a staging directory, whose path below the root it is
+// given, and adds the record that fill returns. Deeper than that directory's
+// own entries, fill makes durable itself what it writes. After an error there
+// is no object and nothing staged.
+func (b *Backend) build(ctx context.Context, shelf, id string, fill func(stage string) (record any, err error)) (err error) {
+	stage := path.Join(stagingDir, unique(id))
+	b.step.At("stage")
+	if err := b.root.Mkdir(stage, 0o700); err != nil {
+		return classify(err)
+	}
+	rubbish := stage
+	defer func() {
+		if err != nil {
+			b.discard(rubbish)
+			err = classify(err)
+		}
+	}()
+	b.step.At("fill")
+	record, err := fill(stage)
+	if err != nil {
+		return err
+	}
+	b.step.At("record")
+	if err := b.writeRecord(path.Join(stage, recordFile), record); err != nil {
+		return err
+	}
+	b.step.At("settle")
+	if err := b.settle(stage); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.step.At("commit")
+	if err := b.rename(stage, path.Join(shelf, id)); err != nil {
+		return err
+	}
+	rubbish = path.Join(shelf, id)
+	b.step.At("sync")
+	return b.sync(shelf)
+}
+
+// settle makes the entries of a staging directory and the directory durable.
+//
+// It syncs files, not the filesystem: that would also write what others have
+// written elsewhere on it, which can be any amount. The record was synced
+// before, and on journalling filesystems that wrote the log up to the record's
+// own place, so that these syncs find their share of it done: an object of one
+// file costs two writes of the log, this one and the one of the rename.
+func (b *Backend) settle(stage string) error {
+	entries, err := b.list(stage)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry != recordFile {
+			if err := b.sync(path.Join(stage, entry)); err != nil {
+				return err
+			}
+		}
+	}
+	return b.sync(stage)
+}
+
+// sync makes one file or directory below the root durable.
+func (b *Backend) sync(name string) error {
+	file, err := b.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return file.Sync()
+}
+
+// list returns the names of a directory's entries.
+func (b *Backend) list(name string) ([]string, error) {
+	dir, err := b.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return dir.Readdirnames(-1)
+}
+
+// rename moves an object, and never replaces another by it.
+func (b *Backend) rename(from, to string) error {
+	dir, err := b.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	fd := int(dir.Fd())
+	if err := unix.Renameat2(fd, from, fd, to, unix.RENAME_NOREPLACE); err != nil {
+		return &os.LinkError{Op: "renameat2", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+// delete takes an object away by one rename and has its data removed in the
+// background.
+func (b *Backend) delete(shelf, id string) error {
+	trashed := unique(id)
+	b.step.At("trash")
+	err := b.root.Rename(path.Join(shelf, id), path.Join(trashDir, trashed))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("move %s to the trash: %w", id, err)
+	}
+	existed := err == nil
+	// What is absent is synced too: an earlier try may have failed here.
+	b.step.At("sync")
+	if err := b.sync(shelf); err != nil {
+		return fmt.Errorf("sync %s: %w", shelf, err)
+	}
+	if existed {
+		b.background.Go(func() { b.removeTrash(trashed) })
+	}
+	return nil
+}
+
+// discard removes what lies at name, at once, so that a repeat finds the space
+// free. It goes on when the operation was cancelled, and what it cannot remove
+// is left to the next start.
+func (b *Backend) discard(name string) {
+	trashed := unique(path.Base(name))
+	err := b.root.Rename(name, path.Join(trashDir, trashed))
+	if err != nil {
+		klog.ErrorS(err, "Cannot clean up; left to the next start", "object", name)
+		return
+	}
+	b.removeTrash(trashed)
+}
+
+// unique returns a name that no other call returns.
+func unique(id string) string { return id + "." + rand.Text() }
+
+// classify wraps the sentinel that fits err.
+func classify(err error) error {
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+	if full && !errors.Is(err, backend.ErrExhausted) {
+		return fmt.Errorf("%w: %w", backend.ErrExhausted, err)
+	}
+	return err
+}
