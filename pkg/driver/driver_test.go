@@ -2,6 +2,9 @@ package driver
 
 import (
 	"context"
+	"flag"
+	"io"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -25,6 +29,22 @@ const (
 	gib      = 1 << 30
 	testNode = "node-a"
 )
+
+// TestMain keeps the log out of the way, unless go test -v asks for it.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if !testing.Verbose() {
+		flags := flag.NewFlagSet("klog", flag.PanicOnError)
+		klog.InitFlags(flags)
+		_ = flags.Parse([]string{"-logtostderr=false", "-stderrthreshold=FATAL"})
+		klog.SetOutput(io.Discard)
+	}
+	os.Exit(m.Run())
+}
+
+// background is for calls in the clean-up of a test, when its own context is
+// over.
+var background = context.Background()
 
 // client talks to a server through its socket, as a sidecar does.
 type client struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func logCalls(ctx context.Context, request any, info *grpc.UnaryServerInfo, next
 	case status.Code(err) == codes.Internal:
 		klog.ErrorS(err, "Call", fields...)
 	case err != nil:
-		klog.InfoS("Call", append(fields, "err", err)...)
+		klog.InfoS("Call", append(fields, "err", oneLine(status.Convert(err).Message()))...)
 	case !polls[path.Base(info.FullMethod)]:
 		klog.InfoS("Call", fields...)
 	default:
@@ -78,12 +79,21 @@ func logCalls(ctx context.Context, request any, info *grpc.UnaryServerInfo, next
 	return response, err
 }
 
+// oneLine keeps a text with line feeds, which names and paths may have, from
+// being logged as several lines.
+func oneLine(text string) string {
+	if strings.Contains(text, "\n") {
+		return strconv.Quote(text)
+	}
+	return text
+}
+
 // subjects returns what a call is about, as fields for the log.
 func subjects(request, response any) []any {
 	var fields []any
 	add := func(key, value string) {
 		if value != "" {
-			fields = append(fields, key, value)
+			fields = append(fields, key, oneLine(value))
 		}
 	}
 	if r, has := request.(interface{ GetName() string }); has {

@@ -38,8 +38,7 @@ func (n *node) stage(ctx context.Context, v held, path string, asked access) err
 	return err
 }
 
-// mountStaging mounts a volume at the staging path and grows its filesystem to
-// its device, which is larger after a restore into a larger size.
+// mountStaging mounts a volume at the staging path.
 func mountStaging(mount backend.Mount, path string, flags mounts.Flags) error {
 	if err := checkFree("staging_target_path", path); err != nil {
 		return err
@@ -47,13 +46,7 @@ func mountStaging(mount backend.Mount, path string, flags mounts.Flags) error {
 	if err := mounts.CheckEmptyDir("staging_target_path", path); err != nil {
 		return err
 	}
-	if err := mounts.Mount(mount, path, flags); err != nil {
-		return err
-	}
-	if err := mounts.Grow(mount, path); err != nil {
-		return errors.Join(err, mounts.Unmount(path))
-	}
-	return nil
+	return mounts.Mount(mount, path, flags)
 }
 
 // isStaged says whether the volume is staged at the path. A block volume is
@@ -119,6 +112,9 @@ func (n *node) unstage(ctx context.Context, id backend.VolumeID, path string) er
 	if err := mounts.Unmount(path); err != nil || !attached {
 		return err
 	}
+	if err := mounts.FreeReader(mount.Source); err != nil {
+		return err
+	}
 	return n.core().Detach(ctx, id)
 }
 
@@ -158,7 +154,13 @@ func (n *node) publish(v held, r publishRequest) error {
 	if err := mounts.MakeTarget("target_path", r.target, v.Mode == backend.Filesystem); err != nil {
 		return err
 	}
-	if err := mounts.Bind(source.Source, r.target, r.asked.flags); err != nil {
+	if v.Mode == backend.Block && r.asked.flags&mounts.ReadOnly != 0 {
+		source.Source, err = mounts.MakeReader(v.mount.Source)
+	}
+	if err == nil {
+		err = mounts.Bind(source.Source, r.target, r.asked.flags)
+	}
+	if err != nil {
 		return errors.Join(err, mounts.RemoveTarget("target_path", r.target))
 	}
 	return nil
@@ -232,6 +234,9 @@ func (n *node) expand(ctx context.Context, v held, path, staging string) error {
 	}
 	if mount, err = n.core().Attach(ctx, v.ID); err != nil {
 		return err
+	}
+	if v.Mode == backend.Block {
+		return mounts.GrowReader(mount.Source)
 	}
 	if staging != "" {
 		path = staging // writable even where the target is not

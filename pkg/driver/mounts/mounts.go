@@ -6,24 +6,38 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	mount "k8s.io/mount-utils"
-	"k8s.io/utils/exec"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // Mount puts an attached volume at an existing empty directory, with flags
-// beside those that its backend asks for. A filesystem on a device is mounted
-// as it is; it is never formatted or repaired.
+// beside those that its backend asks for, and with its filesystem grown to its
+// device. It is never formatted.
 func Mount(m backend.Mount, path string, flags Flags) error {
 	if m.FSType == "" {
 		return Bind(m.Source, path, flags)
 	}
+	if m.FSType == ext4 {
+		if err := growUnmounted(m.Source); err != nil {
+			return err
+		}
+	}
 	options := append(flags.options(), m.Options...)
-	return mount.NewWithoutSystemd("").Mount(m.Source, path, m.FSType, options)
+	if err := mount.NewWithoutSystemd("").Mount(m.Source, path, m.FSType, options); err != nil {
+		return err
+	}
+	if m.FSType == ext4 {
+		return nil
+	}
+	if err := Grow(m, path); err != nil {
+		return errors.Join(err, Unmount(path))
+	}
+	return nil
 }
 
 // Bind makes source, a directory or a device node, appear at an existing path,
@@ -76,7 +90,8 @@ func Mounted(path string) (bool, error) {
 	return mounted, err
 }
 
-// Holds says whether the volume m is mounted or bound at path.
+// Holds says whether the volume m is mounted or bound at path, or the read-only
+// device over it is.
 func Holds(path string, m backend.Mount) (bool, error) {
 	mounted, err := Mounted(path)
 	if err != nil || !mounted {
@@ -96,23 +111,32 @@ func Holds(path string, m backend.Mount) (bool, error) {
 	case m.FSType != "":
 		return at.Dev == source.Rdev, nil
 	case isDevice(&source):
-		return isDevice(&at) && at.Rdev == source.Rdev, nil
+		if !isDevice(&at) {
+			return false, nil
+		}
+		devices, err := devicesOf(m.Source, source.Rdev)
+		return slices.Contains(devices, at.Rdev), err
 	default:
 		return at.Dev == source.Dev && at.Ino == source.Ino, nil
 	}
 }
 
-func isDevice(stat *unix.Stat_t) bool { return stat.Mode&unix.S_IFMT == unix.S_IFBLK }
-
-// Grow makes the filesystem of m, mounted writably at path, as large as its
-// device. It does nothing when it is already, or when there is none.
-func Grow(m backend.Mount, path string) error {
-	if m.FSType == "" {
-		return nil
+// devicesOf returns the numbers of a device and of the read-only device over
+// it, if any.
+func devicesOf(path string, rdev uint64) ([]uint64, error) {
+	devices := []uint64{rdev}
+	reader, err := Reader(path)
+	if err != nil || reader == "" {
+		return devices, err
 	}
-	_, err := mount.NewResizeFs(exec.New()).Resize(m.Source, path)
-	return err
+	var stat unix.Stat_t
+	if err := unix.Stat(reader, &stat); err != nil {
+		return nil, fmt.Errorf("look at %q: %w", reader, err)
+	}
+	return append(devices, stat.Rdev), nil
 }
+
+func isDevice(stat *unix.Stat_t) bool { return stat.Mode&unix.S_IFMT == unix.S_IFBLK }
 
 // DeviceSize returns the size of a block device in bytes.
 func DeviceSize(path string) (int64, error) {

@@ -74,7 +74,8 @@ func (t table) usesOf(m backend.Mount) ([]use, error) {
 		return nil, fmt.Errorf("look at %q: %w", m.Source, err)
 	}
 	if isDevice(&source) {
-		return t.usesOfDevice(source.Rdev), nil
+		devices, err := devicesOf(m.Source, source.Rdev)
+		return t.usesOfDevices(devices), err
 	}
 	directory, err := t.locate(m.Source)
 	if err != nil {
@@ -90,19 +91,19 @@ func (t table) usesOf(m backend.Mount) ([]use, error) {
 	return uses, nil
 }
 
-// usesOfDevice returns the mounts of the filesystem on a device and the bind
-// mounts of its node.
-func (t table) usesOfDevice(rdev uint64) []use {
+// usesOfDevices returns the mounts of the filesystems on devices and the bind
+// mounts of their nodes.
+func (t table) usesOfDevices(devices []uint64) []use {
 	var uses []use
 	for _, info := range t {
 		switch {
-		case info.Major == int(unix.Major(rdev)) && info.Minor == int(unix.Minor(rdev)):
+		case slices.Contains(devices, unix.Mkdev(uint32(info.Major), uint32(info.Minor))):
 			uses = append(uses, t.use(info, info.Root == "/"))
 		case info.FSType == "devtmpfs" || info.FSType == "tmpfs":
 			// Device nodes live in these; and they never hang, as stat on a
 			// network filesystem does when its server is away.
 			var node unix.Stat_t
-			if unix.Lstat(info.Mountpoint, &node) == nil && isDevice(&node) && node.Rdev == rdev {
+			if unix.Lstat(info.Mountpoint, &node) == nil && isDevice(&node) && slices.Contains(devices, node.Rdev) {
 				uses = append(uses, t.use(info, true))
 			}
 		}
