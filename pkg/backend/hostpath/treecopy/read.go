@@ -245,6 +245,9 @@ func keptXattr(name string) bool {
 	case "security.capability", aclAccess, aclDefault:
 		return true
 	}
+	if strings.HasPrefix(name, "trusted.SGI_ACL_") {
+		return false // how XFS stores ACLs, which it shows under both names
+	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
 }
 
