@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/uuid"
@@ -50,6 +51,10 @@ func Run(ctx context.Context, config Config) error {
 	w.original.name, w.original.pod = "pvc-"+uuid.NewString(), "app"
 	w.restored.name, w.restored.pod = "pvc-"+uuid.NewString(), "app-restored"
 
+	if err := w.waitReady(ctx); err != nil {
+		return err
+	}
+	n.printf("ROOT is %s, where the driver keeps its volumes; PODS is %s,\nwhere they are staged and published as in /var/lib/kubelet. Long IDs are cut short.\n", config.Root, config.Pods)
 	steps := w.steps()
 	for i, step := range steps {
 		n.begin(i+1, len(steps), step)
@@ -64,6 +69,19 @@ func Run(ctx context.Context, config Config) error {
 		}
 	}
 	return w.checkNothingLeft()
+}
+
+// waitReady waits, without a word, until the driver has opened its storage.
+func (w *walk) waitReady(ctx context.Context) error {
+	w.quiet = true
+	defer func() { w.quiet = false }()
+	for {
+		probe, err := w.identity.Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
+		if err != nil || probe.GetReady().GetValue() {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // step is one scene: why it happens, and what happens.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -54,7 +56,7 @@ func (w *walk) steps() []step {
 			"The snapshot",
 			`Before an upgrade somebody applies a VolumeSnapshot "before-upgrade" of the claim. The snapshot-controller makes a ` +
 				"VolumeSnapshotContent, csi-snapshotter sees that and calls. The pod keeps running and writing.",
-			w.cut,
+			func(ctx context.Context) error { return errors.Join(w.cut(ctx), w.showArchive()) },
 		},
 		{
 			"The same request again",
@@ -126,13 +128,14 @@ func (w *walk) steps() []step {
 }
 
 func (w *walk) introduce(ctx context.Context) error {
-	_, infoErr := w.identity.GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
-	probe, probeErr := w.identity.Probe(ctx, &csi.ProbeRequest{})
-	_, nodeErr := w.node.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
-	if probeErr == nil && !probe.GetReady().GetValue() {
-		probeErr = errors.New("the driver is not ready")
+	if _, err := w.identity.GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}); err != nil {
+		return err
 	}
-	return errors.Join(infoErr, probeErr, nodeErr)
+	if _, err := w.identity.Probe(ctx, &csi.ProbeRequest{}); err != nil {
+		return err
+	}
+	_, err := w.node.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+	return err
 }
 
 func (w *walk) create(ctx context.Context, v *volume, source *csi.VolumeContentSource) error {
@@ -178,8 +181,8 @@ func (w *walk) delete(ctx context.Context, v volume) error {
 }
 
 func (w *walk) write(context.Context) error {
-	w.shell(w.original, "echo 'version = 1' > app.conf")
-	w.shell(w.original, "dd if=/dev/urandom of=database bs=1M count=32")
+	w.shell("app:/data", "echo 'version = 1' > app.conf")
+	w.shell("app:/data", "dd if=/dev/urandom of=database bs=1M count=32")
 	return errors.Join(
 		os.WriteFile(filepath.Join(w.target(w.original), "app.conf"), []byte(configBefore), 0o644),
 		os.WriteFile(filepath.Join(w.target(w.original), "database"), database(), 0o600))
@@ -195,8 +198,8 @@ func database() []byte {
 }
 
 func (w *walk) damage(context.Context) error {
-	w.shell(w.original, "echo 'version = 2   # the upgrade that went wrong' > app.conf")
-	w.shell(w.original, "rm database")
+	w.shell("app:/data", "echo 'version = 2   # the upgrade that went wrong' > app.conf")
+	w.shell("app:/data", "rm database")
 	return errors.Join(
 		os.WriteFile(filepath.Join(w.target(w.original), "app.conf"), []byte(configAfter), 0o644),
 		os.Remove(filepath.Join(w.target(w.original), "database")))
@@ -205,6 +208,23 @@ func (w *walk) damage(context.Context) error {
 func (w *walk) cut(ctx context.Context) error {
 	response, err := w.controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: w.snapshot, SourceVolumeId: w.original.id})
 	w.snapshotID = response.GetSnapshot().GetSnapshotId()
+	return err
+}
+
+// showArchive lists the snapshot with tar, if there is one on this machine.
+func (w *walk) showArchive() error {
+	archive := filepath.Join("snapshots", w.snapshotID, "data.tar")
+	tar := exec.Command("tar", "tvf", archive)
+	tar.Dir = w.Root
+	listing, err := tar.Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil
+	}
+	w.printf("\n  The snapshot is an ordinary tar file:\n")
+	w.shell("node:ROOT", shortenIDs("tar tvf "+archive))
+	for line := range strings.Lines(string(listing)) {
+		w.printf("    %s", line)
+	}
 	return err
 }
 
@@ -221,7 +241,7 @@ func (w *walk) cutAgain(ctx context.Context) error {
 
 func (w *walk) compare(context.Context) error {
 	for _, v := range []volume{w.original, w.restored} {
-		w.shell(v, "ls -s; cat app.conf")
+		w.shell(v.pod+":/data", "ls -s; cat app.conf")
 		entries, err := os.ReadDir(w.target(v))
 		if err != nil {
 			return err
@@ -244,7 +264,7 @@ func (w *walk) compare(context.Context) error {
 		w.expectFile(w.restored, "app.conf", configBefore),
 		w.expectFile(w.restored, "database", string(database())))
 	if err == nil {
-		w.printf("  The restored volume is, byte for byte, what the original was at the cut.\n")
+		w.printf("\n  The restored volume is, byte for byte, what the original was at the cut.\n")
 	}
 	return err
 }

@@ -26,9 +26,9 @@ const (
 
 const lockFile = "lock"
 
-// defaultFreezeLimit is longer than any clone takes, and short enough for a
+// DefaultFreezeLimit is longer than any clone takes, and short enough for a
 // pod to endure.
-const defaultFreezeLimit = 10 * time.Second
+const DefaultFreezeLimit = 10 * time.Second
 
 // Options are what Open needs to know beside the root directory.
 type Options struct {
@@ -90,7 +90,7 @@ func open(path string, options Options) (b *Backend, err error) {
 	}
 	b = &Backend{path: path, root: root, lock: lock, step: options.Step, freezeLimit: options.FreezeLimit}
 	if b.freezeLimit == 0 {
-		b.freezeLimit = defaultFreezeLimit
+		b.freezeLimit = DefaultFreezeLimit
 	}
 	return b, nil
 }

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
+	"github.com/snapdriver/snapdriver/pkg/driver"
+	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
+	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
+)
+
+// serveOptions are the flags of the server, as they were given.
+type serveOptions struct {
+	driver      driver.Config
+	backend     string
+	root        string
+	freezeLimit time.Duration
+}
+
+func serveCommand() *cobra.Command {
+	var o serveOptions
+	command := &cobra.Command{
+		Use:   "snapdriver",
+		Short: "A CSI driver for volumes and snapshots on one node",
+		Long: `snapdriver serves volumes of this node to Kubernetes through CSI, with snapshots as a first-class feature.
+
+Without a subcommand it serves. Try "snapdriver demo" first: it needs no cluster and explains every call.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return serve(command.Context(), o) },
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&o.driver.Endpoint, "endpoint", cmp.Or(os.Getenv("CSI_ENDPOINT"), "unix:///run/snapdriver/csi.sock"),
+		"Unix `socket` to serve CSI on; the default is the environment's CSI_ENDPOINT, if set")
+	flags.StringVar(&o.driver.NodeID, "node-id", hostname(),
+		"`ID` of this node, the same at every start; in Kubernetes the node's name")
+	flags.StringVar(&o.backend, "backend", "hostpath", "what keeps the volumes: hostpath (directories and image files below --root)")
+	flags.StringVar(&o.root, "root", "/var/lib/snapdriver",
+		"`directory` for everything the hostpath backend keeps; snapshots are instant where its filesystem has reflinks (XFS, btrfs)")
+	flags.DurationVar(&o.freezeLimit, "freeze-limit", hostpath.DefaultFreezeLimit,
+		"the longest that writers to a mounted image volume may be held up by a snapshot")
+	flags.StringVar(&o.driver.Name, "driver-name", driver.DefaultName, "`name` of the driver, as StorageClasses give it as provisioner")
+	flags.Int64Var(&o.driver.MaxVolumesPerNode, "max-volumes-per-node", 0, "how many volumes the scheduler may put on this node; 0 means no limit")
+	flags.StringVar(&o.driver.MetricsAddress, "metrics-address", "", "`host:port` to serve Prometheus metrics on, at /metrics; empty means nowhere")
+	logFlags := flag.NewFlagSet("log", flag.ContinueOnError)
+	klog.InitFlags(logFlags)
+	for _, name := range []string{"v", "vmodule"} {
+		flags.AddGoFlag(logFlags.Lookup(name))
+	}
+	flags.Lookup("v").Usage = "log `level`; 5 logs every request and response, without secrets"
+	return command
+}
+
+func serve(ctx context.Context, o serveOptions) error {
+	o.driver.Version = version
+	o.driver.PrivateDir = o.root
+	o.driver.Open = func(ctx context.Context) (*snapshotcore.Core, error) {
+		b, err := o.openBackend()
+		if err != nil {
+			return nil, err
+		}
+		return snapshotcore.Open(ctx, b, snapshotcore.Options{NodeID: o.driver.NodeID, InUse: mounts.InUse})
+	}
+	server, err := driver.New(o.driver)
+	if err != nil {
+		return err
+	}
+	defer klog.Flush()
+	return server.Run(ctx)
+}
+
+func (o serveOptions) openBackend() (backend.Backend, error) {
+	if o.backend != "hostpath" {
+		return nil, fmt.Errorf("--backend: %q is not known; there is: hostpath", o.backend)
+	}
+	return hostpath.Open(o.root, hostpath.Options{FreezeLimit: o.freezeLimit})
+}
+
+// hostname is the default node ID; empty, which is refused later, when the
+// kernel does not tell.
+func hostname() string {
+	name, _ := os.Hostname()
+	return name
+}
