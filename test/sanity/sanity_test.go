@@ -1,0 +1,200 @@
+package sanity
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/ginkgo/v2/types"
+	"github.com/onsi/gomega"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"k8s.io/klog/v2"
+
+	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
+	"github.com/snapdriver/snapdriver/pkg/backend/memory"
+	"github.com/snapdriver/snapdriver/pkg/driver"
+	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
+	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
+)
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+// runs are what csi-sanity is run against. A run on no filesystem has the
+// backend in memory, of which nothing can be mounted.
+var runs = []struct {
+	name       string
+	filesystem string
+	accessType string
+	parameters map[string]string
+}{
+	{"memory", "", "mount", nil},
+	{"directory on ext4", "ext4", "mount", nil},
+	{"directory on xfs", "xfs", "mount", nil},
+	{"image", "xfs", "mount", map[string]string{"layout": "image"}},
+	{"block", "xfs", "block", nil},
+}
+
+// allowedSkips are the reasons for which csi-sanity may skip a spec: each is an
+// RPC that the driver does not advertise.
+var allowedSkips = []string{
+	"Controller Publish, UnpublishVolume not supported",
+	"ControllerPublishVolume not supported",
+	"ControllerUnpublishVolume not supported",
+	"ControllerModifyVolume not supported",
+	"Modify volume not supported",
+	"Modify Volume not supported",
+	"ControllerGetVolumeHealth not supported",
+	"ControllerListVolumeHealth not supported",
+	"NodeGetVolumeHealth not supported",
+	"NodeGetStorageHealth not supported",
+	"GroupControllerService not supported",
+}
+
+// withoutNode takes the specs out that the backend in memory cannot serve.
+const withoutNode = "memory Node Service"
+
+func TestSanity(t *testing.T) {
+	contexts := []*sanity.TestContext{}
+	for _, run := range runs {
+		if run.filesystem != "" && os.Geteuid() != 0 {
+			if testenv.RequireAll() {
+				testenv.RequireRoot(t)
+			}
+			t.Logf("left out: %q needs root, for mounts and loop devices", run.name)
+			continue
+		}
+		base, opened := open(t, run.filesystem)
+		config := sanity.NewTestConfig()
+		config.Address = serve(t, base, opened)
+		config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(fillSizes))
+		config.TargetPath, config.StagingPath = filepath.Join(base, "target"), filepath.Join(base, "staging")
+		config.TestVolumeSize, config.TestVolumeExpandSize = 64*mib, 128*mib
+		config.TestVolumeAccessType, config.TestVolumeParameters = run.accessType, run.parameters
+		ginkgo.Describe(run.name, func() { contexts = append(contexts, sanity.GinkgoTest(&config)) })
+	}
+	var report types.Report
+	ginkgo.ReportAfterSuite("report", func(r types.Report) { report = r })
+	quietLog()
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	suite.SkipStrings = []string{withoutNode}
+	reporter.Succinct = true
+	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
+	for _, c := range contexts {
+		c.Finalize()
+	}
+	count(t, report)
+}
+
+// fillSizes makes messages that say the same equal for csi-sanity. It compares
+// the topology of a snapshot with the one that it has sent by reflection, which
+// sees the size that the protobuf library notes in a message once it has been
+// sent, and not in one that was only received.
+func fillSizes(ctx context.Context, method string, request, response any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	err := invoke(ctx, method, request, response, conn, options...)
+	proto.Size(response.(proto.Message))
+	return err
+}
+
+// open opens a fresh backend and returns a directory for all else.
+func open(t *testing.T, filesystem string) (base string, opened backend.Backend) {
+	var err error
+	if filesystem == "" {
+		base = testenv.TempDir(t)
+		opened, err = memory.Open(memory.NewDisk(100*gib), nil)
+	} else {
+		base = testenv.Filesystem(t, filesystem, 8*gib)
+		opened, err = hostpath.Open(filepath.Join(base, "root"), hostpath.Options{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base, opened
+}
+
+// serve serves a backend until the test ends and returns where.
+func serve(t *testing.T, base string, b backend.Backend) string {
+	config := driver.Config{
+		Endpoint:   "unix://" + filepath.Join(testenv.TempDir(t), "csi.sock"),
+		Name:       driver.DefaultName,
+		Version:    "test",
+		NodeID:     "node",
+		PrivateDir: filepath.Join(base, "root"),
+		Open: func(ctx context.Context) (*snapshotcore.Core, error) {
+			return snapshotcore.Open(ctx, b, snapshotcore.Options{NodeID: "node", InUse: mounts.InUse})
+		},
+	}
+	server, err := driver.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- server.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		leaks, err := testenv.Leaks(base)
+		leaks = slices.DeleteFunc(leaks, func(leak string) bool { return leak == "mount "+base })
+		if err != nil || len(leaks) > 0 {
+			t.Errorf("left behind: %q %v", leaks, err)
+		}
+	})
+	return config.Endpoint
+}
+
+// quietLog shows the driver's log for specs that fail only.
+func quietLog() {
+	flags := flag.NewFlagSet("klog", flag.PanicOnError)
+	klog.InitFlags(flags)
+	_ = flags.Parse([]string{"-logtostderr=false", "-stderrthreshold=FATAL", "-v=5"})
+	klog.SetOutput(ginkgo.GinkgoWriter)
+}
+
+// count prints how many specs of each run passed and why others were skipped,
+// and fails the test for a reason that is not allowed.
+func count(t *testing.T, report types.Report) {
+	passed, skipped := map[string]int{}, map[string]int{}
+	for _, spec := range report.SpecReports {
+		if spec.LeafNodeType != types.NodeTypeIt {
+			continue
+		}
+		run, reason := spec.ContainerHierarchyTexts[0], spec.Failure.Message
+		switch {
+		case spec.State == types.SpecStatePassed:
+			passed[run]++
+			continue
+		case spec.State == types.SpecStatePending:
+			reason = "switched off in csi-sanity itself"
+		case strings.HasPrefix(spec.FullText(), withoutNode):
+			reason = "no mounts"
+		case !slices.Contains(allowedSkips, reason):
+			t.Errorf("%s: %s for a reason that is not allowed: %q", spec.FullText(), spec.State, reason)
+		}
+		skipped[run+": "+reason]++
+	}
+	for _, run := range slices.Sorted(maps.Keys(passed)) {
+		fmt.Printf("%s: %d specs passed\n", run, passed[run])
+		for _, what := range slices.Sorted(maps.Keys(skipped)) {
+			if reason, found := strings.CutPrefix(what, run+": "); found {
+				fmt.Printf("\t%d skipped: %s\n", skipped[what], reason)
+			}
+		}
+	}
+}
