@@ -29,7 +29,7 @@ const maxCopies = 3
 // device's cache is flushed into the image. A filesystem that is mounted
 // where this process does not see it is treated as a raw device; the
 // image is then what a power cut would leave.
-func (b *Backend) cut(ctx context.Context, id backend.VolumeID, dst *os.File, progress *backend.Progress) (moment time.Time, err error) {
+func (b *Backend) cut(ctx context.Context, id backend.VolumeID, of layout, dst *os.File, progress *backend.Progress) (moment time.Time, err error) {
 	if err := ctx.Err(); err != nil {
 		return time.Time{}, err
 	}
@@ -43,9 +43,11 @@ func (b *Backend) cut(ctx context.Context, id backend.VolumeID, dst *os.File, pr
 		return time.Time{}, err
 	}
 	defer device.Close()
-	mount, err := device.mount()
-	if err != nil {
-		return time.Time{}, err
+	var mount *os.File
+	if of == layoutImage {
+		if mount, err = device.mount(); err != nil {
+			return time.Time{}, err
+		}
 	}
 	take := func(ctx context.Context) error {
 		b.step.At("cut")

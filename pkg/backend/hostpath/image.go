@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,8 +15,8 @@ import (
 )
 
 // fillImage makes the image of a volume.
-func (b *Backend) fillImage(ctx context.Context, data string, from source, record volumeRecord, progress *backend.Progress) error {
-	image, err := b.root.OpenFile(data, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+func (b *Backend) fillImage(ctx context.Context, stage *os.Root, from source, record volumeRecord, progress *backend.Progress) error {
+	image, err := stage.OpenFile(imageFile, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -26,11 +25,11 @@ func (b *Backend) fillImage(ctx context.Context, data string, from source, recor
 	case from.path == "":
 		err = grow(image, record.Volume.Capacity)
 		if err == nil && record.Layout == layoutImage {
-			err = mkfs(ctx, filepath.Join(b.path, data), record.FSType)
+			err = mkfs(ctx, image.Name(), record.FSType)
 		}
 		return err
 	case !from.volume.IsZero():
-		_, err = b.cut(ctx, from.volume, image, progress)
+		_, err = b.cut(ctx, from.volume, from.layout, image, progress)
 	default:
 		err = b.duplicate(ctx, image, from.path, progress)
 	}

@@ -112,12 +112,12 @@ func decodeRecord(text []byte, record any) error {
 }
 
 // writeRecord makes a new file that holds the record, durably.
-func (b *Backend) writeRecord(name string, record any) error {
+func writeRecord(root *os.Root, name string, record any) error {
 	text, err := json.MarshalIndent(record, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
-	file, err := b.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

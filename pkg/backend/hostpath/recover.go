@@ -34,7 +34,7 @@ func (b *Backend) recover(ctx context.Context) (inventory backend.Inventory, err
 	// A process that was killed may have renamed an object and not synced
 	// that. From here on others are told of it: it must not change any more.
 	for _, dir := range []string{".", volumesDir, snapshotsDir} {
-		if err := b.sync(dir); err != nil {
+		if err := syncFile(b.root, dir); err != nil {
 			return inventory, err
 		}
 	}

@@ -35,14 +35,14 @@ func (b *Backend) createSnapshot(ctx context.Context, spec backend.SnapshotSpec,
 		FSType:   volume.FSType,
 		Format:   format,
 	}
-	err = b.build(ctx, snapshotsDir, spec.ID.String(), func(stage string) (any, error) {
-		out, err := b.root.OpenFile(path.Join(stage, format.file()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	err = b.build(ctx, snapshotsDir, spec.ID.String(), func(stage *os.Root) (any, error) {
+		out, err := stage.OpenFile(format.file(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil, err
 		}
 		defer out.Close()
 		if format == formatImage {
-			record.Snapshot.CreatedAt, err = b.cut(ctx, spec.Source, out, progress)
+			record.Snapshot.CreatedAt, err = b.cut(ctx, spec.Source, volume.Layout, out, progress)
 			return record, err
 		}
 		record.Snapshot.CreatedAt = now()

@@ -15,46 +15,50 @@ import (
 )
 
 // build makes and commits the object called id in the directory shelf. It lets
-// fill put the data into a staging directory, whose path below the root it is
-// given, and adds the record that fill returns. Deeper than that directory's
-// own entries, fill makes durable itself what it writes. After an error there
-// is no object and nothing staged.
-func (b *Backend) build(ctx context.Context, shelf, id string, fill func(stage string) (record any, err error)) (err error) {
-	stage := path.Join(stagingDir, unique(id))
+// fill put the data into a staging directory, and adds the record that fill
+// returns. Deeper than that directory's own entries, fill makes durable itself
+// what it writes. After an error there is no object and nothing staged.
+func (b *Backend) build(ctx context.Context, shelf, id string, fill func(stage *os.Root) (record any, err error)) (err error) {
+	staged, committed := path.Join(stagingDir, unique(id)), path.Join(shelf, id)
 	b.step.At("stage")
-	if err := b.root.Mkdir(stage, 0o700); err != nil {
+	if err := b.root.Mkdir(staged, 0o700); err != nil {
 		return classify(err)
 	}
-	rubbish := stage
+	rubbish := staged
 	defer func() {
 		if err != nil {
 			b.discard(rubbish)
 			err = classify(err)
 		}
 	}()
+	stage, err := b.root.OpenRoot(staged)
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
 	b.step.At("fill")
 	record, err := fill(stage)
 	if err != nil {
 		return err
 	}
 	b.step.At("record")
-	if err := b.writeRecord(path.Join(stage, recordFile), record); err != nil {
+	if err := writeRecord(stage, recordFile, record); err != nil {
 		return err
 	}
 	b.step.At("settle")
-	if err := b.settle(stage); err != nil {
+	if err := settle(stage); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	b.step.At("commit")
-	if err := b.rename(stage, path.Join(shelf, id)); err != nil {
+	if err := b.rename(staged, committed); err != nil {
 		return err
 	}
-	rubbish = path.Join(shelf, id)
+	rubbish = committed
 	b.step.At("sync")
-	return b.sync(shelf)
+	return syncFile(b.root, shelf)
 }
 
 // settle makes the entries of a staging directory and the directory durable.
@@ -64,24 +68,29 @@ func (b *Backend) build(ctx context.Context, shelf, id string, fill func(stage s
 // before, and on journalling filesystems that wrote the log up to the record's
 // own place, so that these syncs find their share of it done: an object of one
 // file costs two writes of the log, this one and the one of the rename.
-func (b *Backend) settle(stage string) error {
-	entries, err := b.list(stage)
+func settle(stage *os.Root) error {
+	dir, err := stage.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	entries, err := dir.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
 		if entry != recordFile {
-			if err := b.sync(path.Join(stage, entry)); err != nil {
+			if err := syncFile(stage, entry); err != nil {
 				return err
 			}
 		}
 	}
-	return b.sync(stage)
+	return dir.Sync()
 }
 
-// sync makes one file or directory below the root durable.
-func (b *Backend) sync(name string) error {
-	file, err := b.root.Open(name)
+// syncFile makes one file or directory durable.
+func syncFile(root *os.Root, name string) error {
+	file, err := root.Open(name)
 	if err != nil {
 		return err
 	}
@@ -125,7 +134,7 @@ func (b *Backend) delete(shelf, id string) error {
 	existed := err == nil
 	// What is absent is synced too: an earlier try may have failed here.
 	b.step.At("sync")
-	if err := b.sync(shelf); err != nil {
+	if err := syncFile(b.root, shelf); err != nil {
 		return fmt.Errorf("sync %s: %w", shelf, err)
 	}
 	if existed {

@@ -46,12 +46,11 @@ func (b *Backend) createVolume(ctx context.Context, spec backend.VolumeSpec, pro
 			record.FSType = kind.newFilesystem()
 		}
 	}
-	err = b.build(ctx, volumesDir, spec.ID.String(), func(stage string) (any, error) {
-		data := path.Join(stage, record.data())
+	err = b.build(ctx, volumesDir, spec.ID.String(), func(stage *os.Root) (any, error) {
 		if record.Layout == layoutDirectory {
-			return record, b.fillDirectory(ctx, data, from, progress)
+			return record, b.fillDirectory(ctx, stage, from, progress)
 		}
-		return record, b.fillImage(ctx, data, from, record, progress)
+		return record, b.fillImage(ctx, stage, from, record, progress)
 	})
 	return record, err
 }
@@ -91,21 +90,21 @@ func (s source) check(kind kind) error {
 }
 
 // fillDirectory makes the data directory of a volume.
-func (b *Backend) fillDirectory(ctx context.Context, data string, from source, progress *backend.Progress) error {
-	if err := b.root.Mkdir(data, 0o700); err != nil {
+func (b *Backend) fillDirectory(ctx context.Context, stage *os.Root, from source, progress *backend.Progress) error {
+	if err := stage.Mkdir(dataDir, 0o700); err != nil {
 		return err
 	}
 	if from.path == "" {
 		// As emptyDir has it: a pod of any user can write, also without an
 		// fsGroup. On the node, only root comes this far.
-		return b.root.Chmod(data, 0o777)
+		return stage.Chmod(dataDir, 0o777)
 	}
 	in, err := b.root.Open(from.path)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := b.root.Open(data)
+	out, err := stage.Open(dataDir)
 	if err != nil {
 		return err
 	}
@@ -173,7 +172,7 @@ func (b *Backend) setCapacity(record volumeRecord, capacity int64) (backend.Volu
 	record.Volume.Capacity = capacity
 	staged := path.Join(stagingDir, unique(id.String()))
 	b.step.At("record")
-	err := b.writeRecord(staged, record)
+	err := writeRecord(b.root, staged, record)
 	if err == nil {
 		b.step.At("commit")
 		err = b.root.Rename(staged, path.Join(volumePath(id), recordFile))
@@ -182,7 +181,7 @@ func (b *Backend) setCapacity(record volumeRecord, capacity int64) (backend.Volu
 		return backend.Volume{}, errors.Join(err, b.root.RemoveAll(staged))
 	}
 	b.step.At("sync")
-	return record.Volume, b.sync(volumePath(id))
+	return record.Volume, syncFile(b.root, volumePath(id))
 }
 
 // DeleteVolume implements backend.Backend.
