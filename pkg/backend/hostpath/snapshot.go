@@ -35,7 +35,7 @@ func (b *Backend) createSnapshot(ctx context.Context, spec backend.SnapshotSpec,
 		FSType:   volume.FSType,
 		Format:   format,
 	}
-	err = b.build(ctx, snapshotsDir, spec.ID.String(), func(stage *os.Root) (any, error) {
+	err = b.build(ctx, snapshotsDir, spec.ID.String(), format.file(), func(stage *os.Root) (any, error) {
 		out, err := stage.OpenFile(format.file(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil, err

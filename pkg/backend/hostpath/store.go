@@ -15,10 +15,10 @@ import (
 )
 
 // build makes and commits the object called id in the directory shelf. It lets
-// fill put the data into a staging directory, and adds the record that fill
-// returns. Deeper than that directory's own entries, fill makes durable itself
-// what it writes. After an error there is no object and nothing staged.
-func (b *Backend) build(ctx context.Context, shelf, id string, fill func(stage *os.Root) (record any, err error)) (err error) {
+// fill put the data into a staging directory, as one entry called data, and
+// adds the record that fill returns. What lies below that entry, fill makes
+// durable itself. After an error there is no object and nothing staged.
+func (b *Backend) build(ctx context.Context, shelf, id, data string, fill func(stage *os.Root) (record any, err error)) (err error) {
 	staged, committed := path.Join(stagingDir, unique(id)), path.Join(shelf, id)
 	b.step.At("stage")
 	if err := b.root.Mkdir(staged, 0o700); err != nil {
@@ -46,7 +46,7 @@ func (b *Backend) build(ctx context.Context, shelf, id string, fill func(stage *
 		return err
 	}
 	b.step.At("settle")
-	if err := settle(stage); err != nil {
+	if err := settle(stage, data); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -61,31 +61,18 @@ func (b *Backend) build(ctx context.Context, shelf, id string, fill func(stage *
 	return syncFile(b.root, shelf)
 }
 
-// settle makes the entries of a staging directory and the directory durable.
+// settle makes the data of a staging directory and the directory durable.
 //
 // It syncs files, not the filesystem: that would also write what others have
 // written elsewhere on it, which can be any amount. The record was synced
 // before, and on journalling filesystems that wrote the log up to the record's
 // own place, so that these syncs find their share of it done: an object of one
 // file costs two writes of the log, this one and the one of the rename.
-func settle(stage *os.Root) error {
-	dir, err := stage.Open(".")
-	if err != nil {
+func settle(stage *os.Root, data string) error {
+	if err := syncFile(stage, data); err != nil {
 		return err
 	}
-	defer dir.Close()
-	entries, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if entry != recordFile {
-			if err := syncFile(stage, entry); err != nil {
-				return err
-			}
-		}
-	}
-	return dir.Sync()
+	return syncFile(stage, ".")
 }
 
 // syncFile makes one file or directory durable.

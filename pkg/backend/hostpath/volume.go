@@ -46,7 +46,7 @@ func (b *Backend) createVolume(ctx context.Context, spec backend.VolumeSpec, pro
 			record.FSType = kind.newFilesystem()
 		}
 	}
-	err = b.build(ctx, volumesDir, spec.ID.String(), func(stage *os.Root) (any, error) {
+	err = b.build(ctx, volumesDir, spec.ID.String(), record.data(), func(stage *os.Root) (any, error) {
 		if record.Layout == layoutDirectory {
 			return record, b.fillDirectory(ctx, stage, from, progress)
 		}
