@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 	"slices"
 
 	"github.com/moby/sys/mountinfo"
@@ -48,6 +49,10 @@ func Mount(m backend.Mount, path string, flags Flags) error {
 // two leaves a writable mount where a read-only one was asked for, and a pod
 // could write in that moment.
 func Bind(source, path string, flags Flags) error {
+	// A program that another call starts right now would hold the mount too,
+	// from fork to exec, and make an unmount that soon follows fail.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return fmt.Errorf("clone the mount of %q: %w", source, err)
