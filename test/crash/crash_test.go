@@ -25,6 +25,9 @@ const (
 	kills = 60
 	seed  = 20
 	size  = 32 << 20
+
+	// enough is how many volumes, and snapshots, a worker has at most.
+	enough = 6
 )
 
 // TestKill kills the driver at 60 random moments. After each restart, every
@@ -33,8 +36,14 @@ const (
 // is deleted and nothing is left.
 func TestKill(t *testing.T) {
 	testenv.RequireRoot(t)
-	filesystem := testenv.Filesystem(t, "xfs", 8<<30)
-	root := filepath.Join(filesystem, "root")
+	for _, filesystem := range []string{"xfs", "ext4"} {
+		t.Run(filesystem, func(t *testing.T) {
+			testKill(t, filepath.Join(testenv.Filesystem(t, filesystem, 16<<30), "root"))
+		})
+	}
+}
+
+func testKill(t *testing.T, root string) {
 	d := testdriver.New(t, root)
 	random := rand.New(rand.NewPCG(seed, seed))
 	t.Logf("seed %d", seed)
@@ -116,7 +125,8 @@ type worker struct {
 }
 
 type object struct {
-	id string
+	id       string
+	capacity int64 // what was acknowledged
 	content
 }
 
@@ -156,6 +166,10 @@ func (w *worker) verify() {
 		if err := w.staged(volume.id, func() { volume.check(w.t, name, w.staging) }); err != nil {
 			w.t.Errorf("%s: %v", name, err)
 		}
+		response, err := w.d.Controller.ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: volume.id})
+		if err != nil || response.GetVolume().GetCapacityBytes() < volume.capacity {
+			w.t.Errorf("%s: %v, %v; %d bytes were acknowledged", name, response, err, volume.capacity)
+		}
 	}
 	for name, snapshot := range w.snapshots {
 		response, err := w.d.Controller.GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: snapshot.id})
@@ -185,28 +199,35 @@ func (w *worker) expectNotFound(id string, err error) {
 }
 
 // choose picks a change that makes sense now: a name for the statistics, and
-// the request, which can be repeated.
+// the request, which can be repeated. What there is enough of is deleted.
 func (w *worker) choose() (string, func() error) {
 	volume, anyVolume := w.pick(w.volumes)
 	snapshot, anySnapshot := w.pick(w.snapshots)
+	room := len(w.volumes) < enough
 	switch n := w.random.IntN(10); {
-	case !anyVolume || n < 2:
+	case !anyVolume, n < 2 && room:
 		return "create", w.create(nil, content{w.random.Uint64()}, true)
-	case n < 5 && len(w.snapshots) < 6:
+	case n < 4 && len(w.snapshots) < enough:
 		return "snapshot", w.snapshot(w.volumes[volume])
-	case n < 6 && len(w.volumes) < 6:
+	case n < 5 && room:
 		return "clone", w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
 			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: w.volumes[volume].id},
 		}}, w.volumes[volume].content, false)
-	case n < 8 && anySnapshot && len(w.volumes) < 6:
-		return "restore", w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
-			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: w.snapshots[snapshot].id},
-		}}, w.snapshots[snapshot].content, false)
+	case n < 7 && anySnapshot && room:
+		return "restore", w.create(fromSnapshot(w.snapshots[snapshot]), w.snapshots[snapshot].content, false)
+	case n < 8:
+		return "expand", w.expand(volume)
 	case n < 9 && anySnapshot:
 		return "delete snapshot", w.deleteSnapshot(snapshot)
 	default:
 		return "delete volume", w.deleteVolume(volume)
 	}
+}
+
+func fromSnapshot(snapshot object) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot.id},
+	}}
 }
 
 // pick returns the name of any one of the objects.
@@ -225,11 +246,14 @@ func (w *worker) newName(kind string) string {
 
 // create asks for a volume; an empty one is filled before it counts.
 func (w *worker) create(source *csi.VolumeContentSource, filling content, fill bool) func() error {
-	name := w.newName("volume")
+	name, capacity := w.newName("volume"), int64(size)
+	if source != nil {
+		capacity = 0 // the source's
+	}
 	return func() error {
 		response, err := w.d.Controller.CreateVolume(context.Background(), &csi.CreateVolumeRequest{
 			Name: name, Parameters: w.parameters, VolumeContentSource: source,
-			CapacityRange:      &csi.CapacityRange{RequiredBytes: size},
+			CapacityRange:      &csi.CapacityRange{RequiredBytes: capacity},
 			VolumeCapabilities: []*csi.VolumeCapability{capability},
 		})
 		if err != nil {
@@ -245,7 +269,7 @@ func (w *worker) create(source *csi.VolumeContentSource, filling content, fill b
 			})
 		}
 		if err == nil {
-			w.volumes[name] = object{id, filling}
+			w.volumes[name] = object{id, response.GetVolume().GetCapacityBytes(), filling}
 		}
 		return err
 	}
@@ -280,7 +304,21 @@ func (w *worker) snapshot(source object) func() error {
 	return func() error {
 		response, err := w.d.Controller.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source.id})
 		if err == nil {
-			w.snapshots[name] = object{response.GetSnapshot().GetSnapshotId(), source.content}
+			w.snapshots[name] = object{response.GetSnapshot().GetSnapshotId(), response.GetSnapshot().GetSizeBytes(), source.content}
+		}
+		return err
+	}
+}
+
+func (w *worker) expand(name string) func() error {
+	grown := w.volumes[name]
+	grown.capacity += size
+	return func() error {
+		_, err := w.d.Controller.ControllerExpandVolume(context.Background(), &csi.ControllerExpandVolumeRequest{
+			VolumeId: grown.id, CapacityRange: &csi.CapacityRange{RequiredBytes: grown.capacity},
+		})
+		if err == nil {
+			w.volumes[name] = grown
 		}
 		return err
 	}
@@ -314,9 +352,7 @@ func (w *worker) deleteAll() {
 	for name := range w.snapshots {
 		// Restored once more, to see that it is whole.
 		snapshot := w.snapshots[name]
-		if err := w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
-			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot.id},
-		}}, snapshot.content, false)(); err != nil {
+		if err := w.create(fromSnapshot(snapshot), snapshot.content, false)(); err != nil {
 			w.t.Errorf("%s: restore: %v", name, err)
 		}
 		if err := w.deleteSnapshot(name)(); err != nil {
