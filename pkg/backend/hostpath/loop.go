@@ -145,7 +145,7 @@ func backingFile(number int) string {
 func bind(image *os.File) (*loopDevice, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
-		return nil, fmt.Errorf("find a free loop device: %w", err)
+		return nil, fmt.Errorf("find a free loop device (is the kernel module loop loaded?): %w", err)
 	}
 	defer control.Close()
 	for range maxBinds {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
@@ -39,8 +40,9 @@ func (b *Backend) recover(ctx context.Context) (inventory backend.Inventory, err
 		}
 	}
 	// Before anything is read: a frozen filesystem stops the pods that use it.
+	// One that cannot be thawed is no reason not to serve the others.
 	if err := b.thawAll(); err != nil {
-		return inventory, err
+		klog.ErrorS(err, "Cannot thaw what a process that died may have left frozen", "root", b.path)
 	}
 	if err := b.emptyStaging(); err != nil {
 		return inventory, err

@@ -10,7 +10,7 @@ import (
 const (
 	// batchEntries is how many entries travel together: enough to make the
 	// handing over cheap, few enough to keep all workers busy.
-	batchEntries = 16
+	batchEntries = 128
 
 	// batchMemory is the size of the buffer for small files in a batch.
 	batchMemory = 256 << 10

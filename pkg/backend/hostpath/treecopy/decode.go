@@ -425,7 +425,7 @@ func id(s string) (uint32, error) {
 	return uint32(n), err
 }
 
-// parseTime reads what formatTime wrote.
+// parseTime reads what timeRecord wrote.
 func parseTime(s string) (unix.Timespec, error) {
 	seconds, fraction, _ := strings.Cut(s, ".")
 	seconds, negative := strings.CutPrefix(seconds, "-")

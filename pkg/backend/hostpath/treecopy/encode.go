@@ -125,23 +125,30 @@ func (enc *encoder) time(e *entry) {
 		enc.number(mtimeField, paxMtime, e.mtime.Sec)
 	} else {
 		enc.number(mtimeField, "", e.mtime.Sec)
-		enc.record(paxMtime, formatTime(e.mtime))
+		enc.timeRecord(paxMtime, e.mtime)
 	}
 	if e.atime != e.mtime {
-		enc.record(paxAtime, formatTime(e.atime))
+		enc.timeRecord(paxAtime, e.atime)
 	}
 }
 
-func formatTime(t unix.Timespec) string {
-	seconds, nanoseconds, sign := t.Sec, t.Nsec, ""
+// timeRecord appends a record with a time as seconds with nine decimals.
+func (enc *encoder) timeRecord(key string, t unix.Timespec) {
+	var digits [32]byte
+	text := digits[:0]
+	seconds, nanoseconds := t.Sec, t.Nsec
 	if seconds < 0 {
-		sign = "-"
+		text = append(text, '-')
 		seconds = -seconds
 		if nanoseconds > 0 {
 			seconds, nanoseconds = seconds-1, 1e9-nanoseconds
 		}
 	}
-	return fmt.Sprintf("%s%d.%09d", sign, seconds, nanoseconds)
+	text = strconv.AppendInt(text, seconds, 10)
+	point := len(text)
+	text = strconv.AppendInt(text, 1e9+nanoseconds, 10) // a 1 and nine digits
+	text[point] = '.'
+	enc.record(key, string(text))
 }
 
 // text puts s into a field, and into a record when it is too long for that

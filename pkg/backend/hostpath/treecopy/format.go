@@ -107,13 +107,14 @@ func truncated(err error) error {
 // roundUp returns n, filled up to whole blocks.
 func roundUp(n int64) int64 { return (n + blockSize - 1) &^ (blockSize - 1) }
 
+// checksum returns the sum of a header's bytes, its checksum taken as spaces.
 func checksum(header []byte) int64 {
 	var sum int64
-	for i, b := range header {
-		if i >= checksumField.start && i < checksumField.end {
-			b = ' '
-		}
+	for _, b := range header {
 		sum += int64(b)
+	}
+	for _, b := range header[checksumField.start:checksumField.end] {
+		sum += ' ' - int64(b)
 	}
 	return sum
 }

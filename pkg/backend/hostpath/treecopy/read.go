@@ -66,7 +66,7 @@ func (r *reader) read(b *batch, name string, e *entry) (kept bool, err error) {
 	case unix.S_IFDIR: // it was no directory a moment ago
 		return false, nil
 	case unix.S_IFREG:
-		return r.readFile(b, place, e)
+		return r.readFile(b, place, &st, e)
 	case unix.S_IFLNK:
 		if e.target, err = readLink(place, st.Size); err != nil {
 			return false, err
@@ -85,7 +85,7 @@ func readLink(place int, size int64) (string, error) {
 	return string(buf[:max(n, 0)]), err
 }
 
-func (r *reader) readFile(b *batch, place int, e *entry) (kept bool, err error) {
+func (r *reader) readFile(b *batch, place int, st *unix.Stat_t, e *entry) (kept bool, err error) {
 	file, err := withoutAtime(func(flags uint64) (int, error) {
 		return unix.Openat(r.proc, strconv.Itoa(place), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|int(flags), 0)
 	})
@@ -97,20 +97,17 @@ func (r *reader) readFile(b *batch, place int, e *entry) (kept bool, err error) 
 	if err := r.openXattrs(file, e); err != nil {
 		return false, err
 	}
-	if e.contents.size <= smallFile {
-		return r.readSmall(b, e)
+	if st.Size <= smallFile {
+		return r.readSmall(b, *st, e)
 	}
 	return true, e.rescan()
 }
 
-// readSmall takes a small file without holes into memory.
-func (r *reader) readSmall(b *batch, e *entry) (kept bool, err error) {
+// readSmall takes a small file without holes into memory. Before, it was as
+// described.
+func (r *reader) readSmall(b *batch, before unix.Stat_t, e *entry) (kept bool, err error) {
 	c := &e.contents
 	for attempt := 1; ; attempt++ {
-		var before, after unix.Stat_t
-		if err := unix.Fstat(c.file, &before); err != nil {
-			return false, err
-		}
 		if before.Size > smallFile || before.Blocks*512 < before.Size {
 			return true, e.rescan()
 		}
@@ -118,6 +115,7 @@ func (r *reader) readSmall(b *batch, e *entry) (kept bool, err error) {
 			if frozen, err := r.freezer.freeze(e); err != nil {
 				return false, err
 			} else if frozen {
+				before = c.seen
 				continue
 			}
 		}
@@ -126,10 +124,12 @@ func (r *reader) readSmall(b *batch, e *entry) (kept bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		var after unix.Stat_t
 		if err := unix.Fstat(c.file, &after); err != nil {
 			return false, err
 		}
 		if c.live && !sameState(&before, &after) && attempt < maxAttempts {
+			before = after
 			continue
 		}
 		if c.live {

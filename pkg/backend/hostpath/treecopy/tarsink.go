@@ -78,7 +78,7 @@ func (s *tarSink) putEntry(e *entry) error {
 func (s *tarSink) write(e *entry) (err error) {
 	c := &e.contents
 	align := int64(0)
-	if s.stream == nil && c.file != noFile && c.stored() > smallFile && !s.mover.noClone.Load() {
+	if s.stream == nil && c.file != noFile && c.stored() > smallFile {
 		align = s.mover.block
 	}
 	if s.buf, err = s.encoder.header(s.buf, e, s.end(), align); err != nil {

@@ -226,7 +226,8 @@ func (s *treeSink) link(dir *directory, name string, e *entry) error {
 }
 
 func (s *treeSink) putFile(dir *directory, name string, e *entry) error {
-	file, err := unix.Openat(dir.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	file, err := unix.Openat(dir.fd, name, flags, e.mode&0o777)
 	if err != nil {
 		return err
 	}
@@ -262,13 +263,21 @@ func (s *treeSink) fill(file int, e *entry) error {
 	}
 }
 
-// setMetadata sets what e has beside its contents on name in dir. Order
-// matters: a change of owner clears setuid and security.capability.
+// setMetadata gives name in dir what e has beside its contents. Order matters:
+// a change of owner clears setuid and security.capability. What is right as it
+// was made costs a look instead of a change.
 func setMetadata(dir int, name string, e *entry) error {
-	if err := unix.Fchownat(dir, name, int(e.uid), int(e.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return os.NewSyscallError("fchownat", err)
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return os.NewSyscallError("fstatat", err)
 	}
-	if e.kind() != unix.S_IFLNK {
+	sameOwner := st.Uid == e.uid && st.Gid == e.gid
+	if !sameOwner {
+		if err := unix.Fchownat(dir, name, int(e.uid), int(e.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return os.NewSyscallError("fchownat", err)
+		}
+	}
+	if e.kind() != unix.S_IFLNK && !(sameOwner && st.Mode == e.mode) {
 		if err := unix.Fchmodat(dir, name, e.mode&^unix.S_IFMT, 0); err != nil {
 			return os.NewSyscallError("fchmodat", err)
 		}
