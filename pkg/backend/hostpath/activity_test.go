@@ -36,7 +36,7 @@ func attachImage(t *testing.T, kind string) (*os.File, *loopDevice) {
 		t.Fatalf("%v, %v; expected the device", device, err)
 	}
 	t.Cleanup(func() {
-		device.Close()
+		device.close()
 		if err := errors.Join(loops.detach(id, image), image.Close()); err != nil {
 			t.Error(err)
 		}

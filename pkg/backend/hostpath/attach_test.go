@@ -145,7 +145,9 @@ func TestDetachedDeviceInUseIsTakenBack(t *testing.T) {
 	if again := attached(t, b, id); again.Source != first.Source {
 		t.Errorf("attached again at %s, first at %s", again.Source, first.Source)
 	}
-	user.Close()
+	if err := user.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if mount, attached, err := b.Attached(t.Context(), id); err != nil || !attached {
 		t.Errorf("after the other user closed the device: %+v, %v, %v", mount, attached, err)
 	}
@@ -172,7 +174,9 @@ func TestDeviceOfDeletedVolumeIsNotTaken(t *testing.T) {
 	if mount := attached(t, b, id); mount.Source == old.Source {
 		t.Errorf("the new volume is at the old one's device %s", mount.Source)
 	}
-	user.Close()
+	if err := user.Close(); err != nil {
+		t.Fatal(err)
+	}
 	deleteAll(t, b, root, id)
 }
 

@@ -81,7 +81,7 @@ func open(path string, options Options) (b *Backend, err error) {
 	}
 	defer func() {
 		if err != nil {
-			root.Close()
+			err = errors.Join(err, root.Close())
 		}
 	}()
 	lock, err := takeLock(root)
@@ -113,8 +113,7 @@ func takeLock(root *os.Root) (*os.File, error) {
 		_, err = fmt.Fprintf(lock, "pid %d\n", os.Getpid())
 	}
 	if err != nil {
-		lock.Close()
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
 }

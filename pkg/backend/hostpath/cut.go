@@ -42,7 +42,7 @@ func (b *Backend) cut(ctx context.Context, id backend.VolumeID, of layout, dst *
 	if err != nil {
 		return time.Time{}, err
 	}
-	defer device.Close()
+	defer device.close()
 	var mount *os.File
 	if of == layoutImage {
 		if mount, err = device.mount(); err != nil {

@@ -102,7 +102,9 @@ func TestCopyOfDeviceThatIsWrittenTo(t *testing.T) {
 	if !errors.Is(err, backend.ErrPrecondition) {
 		t.Errorf("written to: error %v, expected ErrPrecondition", err)
 	}
-	device.Close()
+	if err := device.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if err := b.DeleteSnapshot(t.Context(), backend.NewSnapshotID("node", "at rest")); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,6 @@ package hostpath
 
 // Crash frees what the kernel frees when a process dies.
 func (b *Backend) Crash() {
-	b.root.Close()
-	b.lock.Close()
+	_ = b.root.Close()
+	_ = b.lock.Close()
 }

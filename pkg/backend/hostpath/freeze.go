@@ -90,7 +90,7 @@ func openMount(m *mountinfo.Info) *os.File {
 	}
 	var stat unix.Stat_t
 	if unix.Fstat(int(file.Fd()), &stat) != nil || stat.Dev != unix.Mkdev(uint32(m.Major), uint32(m.Minor)) {
-		file.Close()
+		_ = file.Close()
 		return nil
 	}
 	return file
@@ -111,8 +111,7 @@ func (b *Backend) thawAll() error {
 			continue
 		}
 		if root := openMount(m); root != nil {
-			err = errors.Join(err, thaw(root))
-			root.Close()
+			err = errors.Join(err, thaw(root), root.Close())
 		}
 	}
 	return err
@@ -130,6 +129,6 @@ func (b *Backend) ours(number int) bool {
 	}
 	defer image.Close()
 	device, err := openLoopOf(number, image)
-	device.Close()
+	device.close()
 	return err == nil && device != nil
 }

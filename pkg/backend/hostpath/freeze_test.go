@@ -39,7 +39,7 @@ func openMounted(t *testing.T) *os.File {
 	// a test that failed leaves nothing frozen.
 	t.Cleanup(func() {
 		_ = thaw(mount)
-		mount.Close()
+		_ = mount.Close()
 	})
 	return mount
 }

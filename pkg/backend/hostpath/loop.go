@@ -49,7 +49,7 @@ func (l *loops) attach(id backend.VolumeID, image *os.File) (string, error) {
 	} else if err == nil {
 		err = device.refresh()
 	}
-	defer device.Close()
+	defer device.close()
 	if err != nil {
 		return "", err
 	}
@@ -71,7 +71,7 @@ func (l *loops) refresh(id backend.VolumeID, image *os.File) error {
 	if err != nil || device == nil {
 		return err
 	}
-	defer device.Close()
+	defer device.close()
 	return device.refresh()
 }
 
@@ -84,7 +84,7 @@ func (l *loops) detach(id backend.VolumeID, image *os.File) error {
 	if err != nil || device == nil {
 		return err
 	}
-	defer device.Close()
+	defer device.close()
 	delete(l.known, id)
 	if err := unix.IoctlSetInt(int(device.file.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
 		return fmt.Errorf("free %s: %w", devicePath(device.number), err)
@@ -161,7 +161,7 @@ func bind(image *os.File) (*loopDevice, error) {
 		if err == nil {
 			return device, nil
 		}
-		device.Close()
+		device.close()
 		if !errors.Is(err, unix.EBUSY) { // EBUSY: somebody else was faster
 			return nil, fmt.Errorf("bind %s to %s: %w", image.Name(), devicePath(number), err)
 		}

@@ -21,7 +21,7 @@ func opened(t *testing.T, root string, options hostpath.Options) *hostpath.Backe
 	t.Helper()
 	b := open(t, root, options)
 	recovered(t, b)
-	t.Cleanup(func() { b.Close() }) // some tests have closed or crashed it before
+	t.Cleanup(func() { _ = b.Close() }) // some tests have closed or crashed it before
 	return b
 }
 
@@ -175,7 +175,9 @@ func TestRecoverThaws(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(stop)
-	<-done
+	if err := <-done; err == nil {
+		t.Error("the dead process made a snapshot")
+	}
 	unmount()
 	if err := b.DeleteVolume(t.Context(), id); err != nil {
 		t.Fatal(err)
@@ -251,7 +253,9 @@ func deepTree(path string) error {
 		if err != nil {
 			return err
 		}
-		dir.Close()
+		if err := dir.Close(); err != nil {
+			return err
+		}
 		dir = next
 	}
 	return dir.Close()
