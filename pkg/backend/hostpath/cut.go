@@ -73,21 +73,21 @@ func (b *Backend) cut(ctx context.Context, id backend.VolumeID, of layout, dst *
 	}
 	b.step.At("freeze")
 	err = whileFrozen(ctx, mount, b.freezeLimit, take)
-	return moment, explainLimit(ctx, err, src, b.freezeLimit)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = b.explainLimit(src)
+	}
+	return moment, err
 }
 
 // explainLimit says what to do about a copy that took longer than the
 // filesystem may stay frozen.
-func explainLimit(ctx context.Context, err error, src *os.File, limit time.Duration) error {
-	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-		return err
-	}
-	size := "the image"
+func (b *Backend) explainLimit(src *os.File) error {
 	var stat unix.Stat_t
-	if unix.Fstat(int(src.Fd()), &stat) == nil {
-		size = humanize.IBytes(uint64(stat.Blocks) * 512)
+	if err := unix.Fstat(int(src.Fd()), &stat); err != nil {
+		return os.NewSyscallError("fstat", err)
 	}
-	return fmt.Errorf("copying %s took longer than the %v for which a mounted filesystem may be frozen; %s: %w", size, limit, copyRemedy, backend.ErrPrecondition)
+	return fmt.Errorf("copying %s took longer than the %v for which a mounted filesystem may be frozen; %s: %w",
+		humanize.IBytes(uint64(stat.Blocks)*512), b.freezeLimit, copyRemedy, backend.ErrPrecondition)
 }
 
 const copyRemedy = "unpublish the volume first, or keep the root directory on a filesystem that can share blocks (XFS, btrfs), where no copy is needed"
@@ -100,6 +100,8 @@ func copyStill(ctx context.Context, dst, src *os.File, device *loopDevice, progr
 		if err := dst.Truncate(0); err != nil {
 			return time.Time{}, err
 		}
+		done, _ := progress.Bytes()
+		progress.Add(-done)
 		if err := device.flush(); err != nil {
 			return time.Time{}, err
 		}

@@ -2,6 +2,7 @@ package hostpath_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -62,14 +63,15 @@ func TestSnapshotOfMountedImageIsClean(t *testing.T) {
 }
 
 // Where blocks cannot be shared, a snapshot of a device in use is a copy, and
-// must be of one instant or fail.
+// must be of one instant or fail. The writer writes one number to the start
+// and then to the end of the device: at no instant is the end ahead.
 func TestCopyOfDeviceThatIsWrittenTo(t *testing.T) {
 	root := filepath.Join(testenv.Filesystem(t, "ext4", 1<<30), "root")
 	b := opened(t, root, hostpath.Options{})
 	volume := spec("block", "volume")
 	volume.Capacity = 64 << 20
 	id := create(t, b, volume)
-	device, err := os.OpenFile(attached(t, b, id).Source, os.O_RDWR|unix.O_DSYNC, 0)
+	device, err := os.OpenFile(attached(t, b, id).Source, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,38 +79,64 @@ func TestCopyOfDeviceThatIsWrittenTo(t *testing.T) {
 	if _, err := device.Write(make([]byte, volume.Capacity)); err != nil { // no holes: a copy takes its time
 		t.Fatal(err)
 	}
-	if _, err := snapshot(b, "at rest", id); err != nil {
-		t.Errorf("attached, not written to: %v", err)
+	cut, err := snapshot(b, "at rest", id)
+	if err != nil {
+		t.Fatalf("attached, not written to: %v", err)
+	}
+	if err := b.DeleteSnapshot(t.Context(), cut); err != nil {
+		t.Fatal(err)
 	}
 
 	var stop atomic.Bool
-	started, ended := make(chan struct{}), make(chan struct{})
+	ended := make(chan error)
 	go func() {
-		defer close(ended)
-		for n := 0; !stop.Load(); n++ {
-			if _, err := device.WriteAt(bytes.Repeat([]byte{byte(n)}, 4096), 0); err != nil {
-				t.Error(err)
-				return
-			}
-			if n == 0 {
-				close(started)
-			}
+		var err error
+		for n := uint64(1); err == nil && !stop.Load(); n++ {
+			err = errors.Join(writeNumber(device, 0, n), writeNumber(device, volume.Capacity-blockSize, n))
 		}
+		ended <- err
 	}()
-	<-started
-	_, err = snapshot(b, "written to", id)
+	for range 5 {
+		cut, err := snapshot(b, "written to", id)
+		if err != nil {
+			if !errors.Is(err, backend.ErrPrecondition) {
+				t.Errorf("error %v, expected none or ErrPrecondition", err)
+			}
+			continue
+		}
+		start, end := readNumbers(t, filepath.Join(root, "snapshots", cut.String(), "image"), volume.Capacity)
+		if end > start || start > end+1 {
+			t.Errorf("the snapshot is not of one instant: %d at the start, %d at the end", start, end)
+		}
+		if err := b.DeleteSnapshot(t.Context(), cut); err != nil {
+			t.Fatal(err)
+		}
+	}
 	stop.Store(true)
-	<-ended
-	if !errors.Is(err, backend.ErrPrecondition) {
-		t.Errorf("written to: error %v, expected ErrPrecondition", err)
-	}
-	if err := device.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.DeleteSnapshot(t.Context(), backend.NewSnapshotID("node", "at rest")); err != nil {
+	if err := errors.Join(<-ended, device.Close()); err != nil {
 		t.Fatal(err)
 	}
 	deleteAll(t, b, root, id)
+}
+
+const blockSize = 4096
+
+// writeNumber writes a number to the device, through its cache.
+func writeNumber(device *os.File, offset int64, n uint64) error {
+	if _, err := device.WriteAt(binary.BigEndian.AppendUint64(nil, n), offset); err != nil {
+		return err
+	}
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	return unix.SyncFileRange(int(device.Fd()), offset, blockSize, all)
+}
+
+func readNumbers(t *testing.T, image string, size int64) (start, end uint64) {
+	t.Helper()
+	content, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary.BigEndian.Uint64(content), binary.BigEndian.Uint64(content[size-blockSize:])
 }
 
 // A frozen filesystem stops pods; a copy that takes too long gives up and says
