@@ -4,8 +4,10 @@ import (
 	"context"
 	"flag"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +53,7 @@ type client struct {
 	csi.IdentityClient
 	csi.ControllerClient
 	csi.NodeClient
+	conn *grpc.ClientConn
 }
 
 // start serves a backend on a socket until the test ends.
@@ -93,12 +96,14 @@ func testConfig(t *testing.T, b backend.Backend) Config {
 func dial(t *testing.T, endpoint string) client {
 	t.Helper()
 	soon := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 10 * time.Millisecond}}
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(soon))
+	// A test's name, which is in the path, may have what a URL may not.
+	target := url.URL{Scheme: "unix", Path: strings.TrimPrefix(endpoint, "unix://")}
+	conn, err := grpc.NewClient(target.String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(soon))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return client{csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn)}
+	return client{csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn), conn}
 }
 
 func (c client) awaitReady(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -135,6 +136,46 @@ func TestUnhealthy(t *testing.T) {
 		t.Errorf("the panic was counted %v times", got)
 	}
 	cancel()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHardStop: a call that does not end holds the server up for a bounded
+// time.
+func TestHardStop(t *testing.T) {
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	b, err := memory.Open(memory.NewDisk(gib), func(step string) {
+		if strings.HasPrefix(step, "build") {
+			close(begun)
+			<-goOn
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := testConfig(t, b)
+	config.StopTimeout = time.Millisecond
+	server, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- server.Run(ctx) }()
+	c := dial(t, config.Endpoint)
+	c.awaitReady(t)
+	answered := make(chan error)
+	go func() {
+		_, err := c.CreateVolume(background, volumeRequest("v"))
+		answered <- err
+	}()
+	<-begun
+	cancel()
+	if err := <-answered; err == nil {
+		t.Error("CreateVolume succeeded although it had not ended")
+	}
+	close(goOn) // the copy itself is waited for
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}

@@ -6,8 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 	"slices"
+	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
