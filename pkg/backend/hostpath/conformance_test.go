@@ -44,6 +44,9 @@ var profiles = map[string]struct {
 }
 
 func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	for _, kind := range testenv.Filesystems {
 		for name, profile := range profiles {
 			t.Run(name+" on "+kind, func(t *testing.T) {

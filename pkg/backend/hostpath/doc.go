@@ -29,8 +29,8 @@
 //
 // # Layouts
 //
-// A directory volume is bound as it is: it has the capacity and the features of the node's
-// filesystem, and its capacity is a number on paper. Volumes of layout image
-// and block volumes are sparse files of exactly the capacity on a loop
-// device.
+// A directory volume is bound as it is: it has the room and the features of
+// the node's filesystem, and its capacity is a number on paper. Volumes of
+// layout image and block volumes are sparse files of exactly the capacity on a
+// loop device.
 package hostpath
