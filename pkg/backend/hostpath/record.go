@@ -80,6 +80,9 @@ func damage(format string, args ...any) error {
 func (b *Backend) readRecord(dir string, record any) error {
 	text, err := b.root.ReadFile(path.Join(dir, recordFile))
 	if errors.Is(err, os.ErrNotExist) {
+		if _, err := b.root.Lstat(dir); err == nil {
+			return damage("it has no record")
+		}
 		return fmt.Errorf("%s: %w", path.Base(dir), backend.ErrNotFound)
 	}
 	if err != nil {

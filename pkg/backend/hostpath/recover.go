@@ -140,8 +140,10 @@ func (b *Backend) loadSnapshot(name string) (backend.Snapshot, error) {
 
 // checkData looks whether an object's data are there.
 func (b *Backend) checkData(name string) error {
-	_, err := b.root.Lstat(name)
-	return err
+	if _, err := b.root.Lstat(name); err != nil {
+		return fmt.Errorf("find its data: %w", err)
+	}
+	return nil
 }
 
 // setAside moves an object that cannot be served to where it is safe from us,

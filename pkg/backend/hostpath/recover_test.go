@@ -89,8 +89,8 @@ func TestDamagedObjectsAreSetAside(t *testing.T) {
 		"unknown field": {replace(`"version": 1`, `"version": 1, "more": 1`), `unknown field "more"`},
 		"hostile ID":    {replace(`-00`, `/..`), "cannot be read"},
 		"of another":    {replace(`-00`, `-11`), "record is that of"},
-		"no record":     {func(object string) error { return os.Remove(object + "/meta.json") }, "not found"},
-		"no data":       {func(object string) error { return os.RemoveAll(object + "/data") }, "no such file"},
+		"no record":     {func(object string) error { return os.Remove(object + "/meta.json") }, "it has no record"},
+		"no data":       {func(object string) error { return os.RemoveAll(object + "/data") }, "find its data"},
 		"foreign name":  {func(object string) error { return os.Rename(object, object+".bak") }, "not of the form"},
 		"a file": {func(object string) error {
 			return os.WriteFile(filepath.Join(filepath.Dir(object), "README"), nil, 0o600)
