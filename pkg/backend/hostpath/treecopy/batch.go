@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 )
 
 const (
 	// batchEntries is how many entries travel together: enough to make the
 	// handing over cheap, few enough to keep all workers busy.
-	batchEntries = 128
+	batchEntries = 64
 
 	// batchMemory is the size of the buffer for small files in a batch.
 	batchMemory = 256 << 10
 )
+
+// parallel returns how many goroutines read or make files at once.
+func parallel() int { return max(2, min(runtime.NumCPU(), 4)) }
 
 // batch is a directory, or several other entries that lie in one directory.
 type batch struct {

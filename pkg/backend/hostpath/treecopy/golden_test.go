@@ -327,10 +327,16 @@ func createFile(t testing.TB, path string) *os.File {
 	return f
 }
 
-// archive writes the tree at root to a tar file beside it.
+// archive writes the tree at root to a tar file beside it, and opens that for
+// reading.
 func archive(t testing.TB, root string) *os.File {
 	t.Helper()
-	out := createFile(t, root+".tar")
+	out, err := os.Create(root + ".tar")
+	must(t, err)
 	must(t, WriteTar(context.Background(), openDir(t, root), out, nil))
-	return out
+	must(t, out.Close())
+	in, err := os.Open(out.Name())
+	must(t, err)
+	t.Cleanup(func() { in.Close() })
+	return in
 }

@@ -77,7 +77,7 @@ func (s *tarSink) putEntry(e *entry) error {
 // write writes an entry's header and data.
 func (s *tarSink) write(e *entry) (err error) {
 	c := &e.contents
-	align := int64(0)
+	align := int64(0) // cloning asks for it, and copying is faster with it
 	if s.stream == nil && c.file != noFile && c.stored() > smallFile {
 		align = s.mover.block
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,7 +43,7 @@ func newTreeSink(w *workers, m *mover, root *os.File) (*treeSink, error) {
 		c.close()
 		return nil, fmt.Errorf("clear root's attributes: %w", err)
 	}
-	return &treeSink{workers: w, mover: m, chain: c, slots: make(chan struct{}, max(2, min(runtime.NumCPU(), 8)))}, nil
+	return &treeSink{workers: w, mover: m, chain: c, slots: make(chan struct{}, parallel())}, nil
 }
 
 func (s *treeSink) put(b *batch) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,11 +32,10 @@ func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", procSelf, err)
 	}
-	readers := min(runtime.NumCPU(), 8)
 	s := &treeSource{
 		workers: w,
-		ordered: make(chan *batch, 4*readers),
-		unread:  make(chan *batch, 4*readers),
+		ordered: make(chan *batch, 2*parallel()),
+		unread:  make(chan *batch, 2*parallel()),
 		first:   make(map[inode]string),
 		proc:    proc,
 	}
@@ -48,7 +46,7 @@ func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
 		enter := func(path string, dir *directory, st *unix.Stat_t) error { return s.enter(r, path, dir, st) }
 		return (&walker{ctx: w, enter: enter, files: s.files}).walk(root)
 	})
-	for range readers {
+	for range parallel() {
 		w.start(func() error { return s.readAll(newReader(proc, f)) })
 	}
 	return s, nil

@@ -1,0 +1,272 @@
+package treecopy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
+	"golang.org/x/sys/unix"
+)
+
+// inBackground calls f again and again until the test, or the function that is
+// returned, ends it.
+func inBackground(t *testing.T, f func(round int)) (stop func()) {
+	var wait sync.WaitGroup
+	end := make(chan struct{})
+	wait.Go(func() {
+		for round := 0; ; round++ {
+			select {
+			case <-end:
+				return
+			default:
+				f(round)
+			}
+		}
+	})
+	stop = sync.OnceFunc(func() { close(end); wait.Wait() })
+	t.Cleanup(stop)
+	return stop
+}
+
+// fillWith returns size bytes that all tell the same generation.
+func fillWith(generation, size int) []byte {
+	word := binary.LittleEndian.AppendUint64(nil, uint64(generation))
+	return bytes.Repeat(word, size/8+1)[:size]
+}
+
+func TestFilesThatAreWrittenToAreWhole(t *testing.T) {
+	ctx := context.Background()
+	dir := testenv.Filesystem(t, "xfs", 1<<30)
+	source := filepath.Join(dir, "source")
+	root := openDir(t, source)
+	sizes := make(map[string]int)
+	for i := range 16 {
+		name, size := fmt.Sprintf("file-%d", i), []int{1000, 60000, 300000, 1<<20 + 777}[i%4]
+		sizes[name] = size
+		f := createFile(t, filepath.Join(source, name))
+		inBackground(t, func(round int) {
+			if _, err := f.WriteAt(fillWith(round, size), 0); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Millisecond) // or 16 of them leave no time for copying
+		})
+	}
+	check := func(t *testing.T, tree string) {
+		t.Helper()
+		for name, size := range sizes {
+			data, err := os.ReadFile(filepath.Join(tree, name))
+			if err != nil || len(data) != 0 && len(data) != size {
+				t.Errorf("%s has %d bytes of %d, error %v", name, len(data), size, err)
+			} else if len(data) > 0 && !bytes.Equal(data, fillWith(int(binary.LittleEndian.Uint64(data)), size)) {
+				t.Errorf("%s, of %d bytes, is of two instants", name, size)
+			}
+		}
+	}
+	for i := range 10 {
+		to, out := filepath.Join(dir, fmt.Sprintf("tar-%d", i)), createFile(t, filepath.Join(dir, fmt.Sprintf("%d.tar", i)))
+		must(t, WriteTar(ctx, root, out, nil))
+		must(t, ReadTar(ctx, out, openDir(t, to), nil))
+		check(t, to)
+	}
+	for i := range 3 {
+		to, out := filepath.Join(dir, fmt.Sprintf("zstd-%d", i)), createFile(t, filepath.Join(dir, fmt.Sprintf("%d.zst", i)))
+		must(t, WriteTarZstd(ctx, root, out, nil))
+		must(t, ReadTar(ctx, out, openDir(t, to), nil))
+		check(t, to)
+		to = filepath.Join(dir, fmt.Sprintf("copy-%d", i))
+		must(t, CopyTree(ctx, root, openDir(t, to), nil))
+		check(t, to)
+	}
+}
+
+// TestATreeInMotionIsNoError makes copies of a tree in which files grow,
+// shrink, come, go and become something else.
+func TestATreeInMotionIsNoError(t *testing.T) {
+	ctx := context.Background()
+	onFilesystems(t, func(t *testing.T, dir string) {
+		source := filepath.Join(dir, "source")
+		root := openDir(t, source)
+		data := random(1 << 20)
+		write := func(path string, size int) {
+			// Without O_NONBLOCK, this one would wait for a reader of the fifo.
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
+			if err == nil {
+				f.Write(data[:size])
+				f.Close()
+			}
+		}
+		motions := []func(path string, round int){
+			func(path string, round int) { os.Truncate(path, int64(round%7)*150001) },
+			func(path string, round int) { write(path, round%9*100000) },
+			func(path string, _ int) { os.Remove(path); unix.Mkfifo(path, 0o644) },
+			func(path string, _ int) { os.Remove(path); os.Symlink("to-nowhere", path) },
+			func(path string, _ int) { os.RemoveAll(path); os.Mkdir(path, 0o755); write(path+"/x", 100) },
+			func(path string, _ int) { os.Rename(path, path+"-moved"); os.Rename(path+"-moved", path) },
+		}
+		var stops []func()
+		for i := range 3 {
+			stops = append(stops, inBackground(t, func(round int) {
+				path := filepath.Join(source, fmt.Sprintf("file-%d", (round+i)%10))
+				motions[(round/3+i)%len(motions)](path, round)
+			}))
+		}
+		for i := range 10 {
+			at := func(kind string) string { return filepath.Join(dir, fmt.Sprintf("%s-%d", kind, i)) }
+			out, compressed := createFile(t, at("tar")), createFile(t, at("zst"))
+			must(t, WriteTar(ctx, root, out, nil))
+			must(t, ReadTar(ctx, out, openDir(t, at("from-tar")), nil))
+			testenv.Run(t, "tar", "-tf", out.Name())
+			must(t, WriteTarZstd(ctx, root, compressed, nil))
+			must(t, ReadTar(ctx, compressed, openDir(t, at("from-zst")), nil))
+			must(t, CopyTree(ctx, root, openDir(t, at("copy")), nil))
+		}
+		for _, stop := range stops {
+			stop()
+		}
+	})
+}
+
+// TestSwappedDirectoryIsNotFollowed exchanges a directory and a symbolic link
+// to one outside, while the tree is copied.
+func TestSwappedDirectoryIsNotFollowed(t *testing.T) {
+	ctx := context.Background()
+	dir := testenv.TempDir(t)
+	source, outside := filepath.Join(dir, "source"), filepath.Join(dir, "outside")
+	root := openDir(t, source)
+	for i := range 20 {
+		for _, sub := range []string{filepath.Join(source, "a/b/c"), outside + "/b/c"} {
+			must(t, os.MkdirAll(sub, 0o755))
+			must(t, os.WriteFile(filepath.Join(sub, fmt.Sprintf("file-%d", i)), []byte("inside"), 0o644))
+		}
+	}
+	for i := range 20 {
+		must(t, os.WriteFile(filepath.Join(outside, fmt.Sprintf("b/c/file-%d", i)), []byte("SECRET"), 0o644))
+	}
+	must(t, os.Symlink(outside, filepath.Join(source, "link")))
+	inBackground(t, func(int) {
+		must(t, unix.Renameat2(unix.AT_FDCWD, source+"/a", unix.AT_FDCWD, source+"/link", unix.RENAME_EXCHANGE))
+	})
+	for range 200 {
+		out := createFile(t, filepath.Join(dir, "tar"))
+		must(t, WriteTar(ctx, root, out, nil))
+		data, err := os.ReadFile(out.Name())
+		must(t, err)
+		if bytes.Contains(data, []byte("SECRET")) {
+			t.Fatal("a file outside was read")
+		}
+		out.Close()
+	}
+}
+
+func TestMountsAreNotEntered(t *testing.T) {
+	ctx := context.Background()
+	dir := testenv.Filesystem(t, "ext4", 64<<20)
+	source := testenv.TempDir(t)
+	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("of another filesystem"), 0o644))
+	must(t, os.Mkdir(filepath.Join(source, "mount"), 0o755))
+	must(t, os.Mkdir(filepath.Join(source, "other"), 0o755))
+	testenv.Run(t, "mount", "--bind", dir, filepath.Join(source, "mount"))
+	defer testenv.Run(t, "umount", filepath.Join(source, "mount"))
+	to := testenv.TempDir(t)
+	must(t, CopyTree(ctx, openDir(t, source), openDir(t, to), nil))
+	names, err := os.ReadDir(to)
+	must(t, err)
+	if len(names) != 1 || names[0].Name() != "other" {
+		t.Errorf("want other only, got %v", names)
+	}
+}
+
+func TestDeepTree(t *testing.T) {
+	const depth = 3000
+	ctx := context.Background()
+	dir := testenv.TempDir(t)
+	source := filepath.Join(dir, "source")
+	root := openDir(t, source)
+	name := strings.Repeat("n", 20) // depth times this is far more than PATH_MAX
+	at, err := unix.Open(source, unix.O_PATH, 0)
+	must(t, err)
+	for range depth {
+		must(t, unix.Mkdirat(at, name, 0o755))
+		next, err := unix.Openat(at, name, unix.O_PATH, 0)
+		must(t, err)
+		must(t, unix.Mknodat(at, "file", unix.S_IFREG|0o644, 0))
+		unix.Close(at)
+		at = next
+	}
+	unix.Close(at)
+	count := func(tree string) string {
+		return testenv.Run(t, "sh", "-c", "find "+tree+" -printf '%d %y %f\n' | tail -n +2 | sort | uniq -c | sort | sha256sum")
+	}
+	want := count(source)
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	few := unix.Rlimit{Cur: min(500, limit.Max), Max: limit.Max}
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &few))
+	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)) }()
+
+	must(t, ReadTar(ctx, archive(t, source), openDir(t, filepath.Join(dir, "from-tar")), nil))
+	must(t, CopyTree(ctx, root, openDir(t, filepath.Join(dir, "from-tree")), nil))
+	for _, tree := range []string{"from-tar", "from-tree"} {
+		if got := count(filepath.Join(dir, tree)); got != want {
+			t.Errorf("%s differs", tree)
+		}
+	}
+}
+
+func TestProgressReachesTheTotal(t *testing.T) {
+	ctx := context.Background()
+	dir := testenv.TempDir(t)
+	source := filepath.Join(dir, "source")
+	root := openDir(t, source)
+	makeGolden(t, source)
+	var progress backend.Progress
+	out, compressed := createFile(t, filepath.Join(dir, "tar")), createFile(t, filepath.Join(dir, "zst"))
+	must(t, WriteTar(ctx, root, out, &progress))
+	must(t, WriteTarZstd(ctx, root, compressed, nil))
+	data, _ := progress.Bytes()
+	total, err := countTree(ctx, root)
+	must(t, err)
+	if data <= 0 || data > total || total > data*11/10 {
+		t.Errorf("%d bytes done, %d counted", data, total)
+	}
+	for _, in := range []*os.File{out, compressed} {
+		var progress backend.Progress
+		must(t, ReadTar(ctx, in, openDir(t, in.Name()+"-to"), &progress))
+		info, err := in.Stat()
+		must(t, err)
+		if done, total := progress.Bytes(); done != total || total != info.Size() {
+			t.Errorf("%s of %d bytes: %d of %d done", in.Name(), info.Size(), done, total)
+		}
+	}
+}
+
+func TestCancelEndsACopy(t *testing.T) {
+	dir := testenv.TempDir(t)
+	source := filepath.Join(dir, "source")
+	root := openDir(t, source)
+	makeGolden(t, source)
+	in := archive(t, source)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, err := range map[string]error{
+		"WriteTar":     WriteTar(ctx, root, createFile(t, filepath.Join(dir, "tar")), nil),
+		"WriteTarZstd": WriteTarZstd(ctx, root, createFile(t, filepath.Join(dir, "zst")), nil),
+		"ReadTar":      ReadTar(ctx, in, openDir(t, filepath.Join(dir, "from-tar")), nil),
+		"CopyTree":     CopyTree(ctx, root, openDir(t, filepath.Join(dir, "from-tree")), nil),
+		"CopyFile":     CopyFile(ctx, createFile(t, filepath.Join(dir, "file")), in, nil),
+	} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: want it cancelled, got %v", name, err)
+		}
+	}
+}
