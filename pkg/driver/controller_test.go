@@ -174,12 +174,16 @@ func TestSnapshots(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument)
 	_, err = c.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "new", SourceVolumeId: one.VolumeId, Parameters: map[string]string{"x": "y"}})
 	wantCode(t, err, codes.InvalidArgument)
-	_, err = c.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "new", SourceVolumeId: one.VolumeId,
-		AccessibilityRequirements: &csi.TopologyRequirement{Requisite: []*csi.Topology{otherNode}}})
+	_, err = c.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{
+		Name: "new", SourceVolumeId: one.VolumeId,
+		AccessibilityRequirements: &csi.TopologyRequirement{Requisite: []*csi.Topology{otherNode}},
+	})
 	wantCode(t, err, codes.ResourceExhausted)
-	must[*csi.CreateSnapshotResponse](t)(c.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: one.VolumeId,
+	must[*csi.CreateSnapshotResponse](t)(c.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{
+		Name: "t", SourceVolumeId: one.VolumeId,
 		Parameters:                map[string]string{"csi.storage.k8s.io/volumesnapshot/name": "t"},
-		AccessibilityRequirements: &csi.TopologyRequirement{Preferred: []*csi.Topology{thisNode}}}))
+		AccessibilityRequirements: &csi.TopologyRequirement{Preferred: []*csi.Topology{thisNode}},
+	}))
 
 	// Snapshots outlive their source.
 	must[*csi.DeleteVolumeResponse](t)(c.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: one.VolumeId}))

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"io"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,7 +40,7 @@ func TestMain(m *testing.M) {
 		_ = flags.Parse([]string{"-logtostderr=false", "-stderrthreshold=FATAL"})
 		klog.SetOutput(io.Discard)
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // background is for calls in the clean-up of a test, when its own context is
@@ -102,7 +101,7 @@ func dial(t *testing.T, endpoint string) client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	return client{csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn), conn}
 }
 

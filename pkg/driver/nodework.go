@@ -94,8 +94,11 @@ func checkFlags(field, path string, mount backend.Mount, asked mounts.Flags) err
 // unstage undoes stage as far as there is anything to undo. The zero ID and
 // one of a volume that is gone do not stop it.
 func (n *node) unstage(ctx context.Context, id backend.VolumeID, path string) error {
+	if _, err := n.core().Volume(id); err != nil {
+		return mounts.Unmount(path) // the volume is gone, and its device with it
+	}
 	mount, attached, err := n.core().Attached(ctx, id)
-	if err != nil && !errors.Is(err, backend.ErrNotFound) {
+	if err != nil {
 		return err
 	}
 	if attached {
@@ -205,7 +208,7 @@ func usageOf(volume backend.Volume, mount backend.Mount, path string) ([]*csi.Vo
 	if err := unix.Statfs(path, &stat); err != nil {
 		return nil, fmt.Errorf("measure %q: %w", path, err)
 	}
-	block := int64(stat.Frsize)
+	block := stat.Frsize
 	usage := []*csi.VolumeUsage{{
 		Unit:      csi.VolumeUsage_BYTES,
 		Total:     int64(stat.Blocks) * block,
@@ -225,14 +228,11 @@ func usageOf(volume backend.Volume, mount backend.Mount, path string) ([]*csi.Vo
 
 // expand brings the device and the filesystem to the volume's size.
 func (n *node) expand(ctx context.Context, v held, path, staging string) error {
-	mount, err := n.volumeAt(ctx, v.Volume, path, staging)
-	if err != nil {
+	if _, err := n.volumeAt(ctx, v.Volume, path, staging); err != nil || !v.OnDevice {
 		return err
 	}
-	if !v.OnDevice {
-		return nil
-	}
-	if mount, err = n.core().Attach(ctx, v.ID); err != nil {
+	mount, err := n.core().Attach(ctx, v.ID)
+	if err != nil {
 		return err
 	}
 	if v.Mode == backend.Block {

@@ -190,7 +190,7 @@ func TestSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale.(*net.UnixListener).SetUnlinkOnClose(false)
-	stale.Close()
+	_ = stale.Close()
 	listener, err := listen(path)
 	if err != nil {
 		t.Fatalf("a stale socket stops it: %v", err)
@@ -202,7 +202,7 @@ func TestSocket(t *testing.T) {
 	if _, err := listen(path); err == nil || !strings.Contains(err.Error(), "another process is serving") {
 		t.Errorf("a second listener: %v", err)
 	}
-	listener.Close()
+	_ = listener.Close()
 	if _, err := os.Lstat(path); err == nil {
 		t.Error("the socket is left")
 	}
@@ -261,7 +261,7 @@ func TestMetrics(t *testing.T) {
 			t.Fatal(err)
 		}
 		address = free.Addr().String()
-		free.Close()
+		_ = free.Close()
 		config.MetricsAddress = address
 	})
 	c.create(t, volumeRequest("v"))

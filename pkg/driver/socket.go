@@ -42,7 +42,7 @@ func removeStale(path string) error {
 	}
 	conn, err := net.Dial("unix", path)
 	if err == nil {
-		conn.Close()
+		_ = conn.Close()
 		return fmt.Errorf("endpoint %q: another process is serving there; stop it or choose another path", path)
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {

@@ -37,9 +37,10 @@ func growUnmounted(device string) error {
 		return nil
 	}
 	// resize2fs wants a filesystem checked that was mounted since the last check.
-	var exit exec.ExitError
 	out, err := run.Command("e2fsck", "-f", "-p", device).CombinedOutput()
-	if err != nil && !(errors.As(err, &exit) && exit.ExitStatus() == 1) { // 1: mended
+	var exit exec.ExitError
+	mended := errors.As(err, &exit) && exit.ExitStatus() == 1
+	if err != nil && !mended {
 		return fmt.Errorf("check the filesystem on %s before it grows: %w: %s", device, err, out)
 	}
 	_, err = mount.NewResizeFs(run).Resize(device, "")

@@ -57,7 +57,7 @@ func Bind(source, path string, flags Flags) error {
 	if err != nil {
 		return fmt.Errorf("clone the mount of %q: %w", source, err)
 	}
-	defer unix.Close(tree)
+	defer func() { _ = unix.Close(tree) }()
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, flags.attr()); err != nil {
 		return fmt.Errorf("set mount flags: %w", err)
 	}
