@@ -25,6 +25,10 @@
 // the decoder is there because it has to know where in the archive the data
 // lies.
 //
+// GNU tar restores all of it with "--numeric-owner --xattrs
+// --xattrs-include=*", but for POSIX ACLs, which it wants in records of its
+// own, and sockets, which become empty files.
+//
 // # Invariants
 //
 //   - Nothing outside the two roots is read or written. Names are opened one

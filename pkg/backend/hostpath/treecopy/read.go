@@ -133,7 +133,7 @@ func (r *reader) readSmall(b *batch, before unix.Stat_t, e *entry) (kept bool, e
 			continue
 		}
 		if c.live {
-			e.setStat(&after)
+			e.setStat(&before)
 		}
 		c.close()
 		c.setMemory(buf[:n])
@@ -185,7 +185,14 @@ func (f *freezer) freeze(e *entry) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("make temporary file in %q: %w", f.directory, err)
 	}
-	if err := unix.IoctlFileClone(still, c.file); err != nil {
+	// The times are taken before the data: a file that looks older than it is
+	// gets copied once too often by programs that go by times, not too seldom.
+	var st unix.Stat_t
+	err = unix.Fstat(c.file, &st)
+	if err == nil {
+		err = unix.IoctlFileClone(still, c.file)
+	}
+	if err != nil {
 		unix.Close(still)
 		switch {
 		case cannotEver(err):
@@ -194,11 +201,6 @@ func (f *freezer) freeze(e *entry) (bool, error) {
 		case cannotThese(err):
 			err = nil
 		}
-		return false, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(c.file, &st); err != nil {
-		unix.Close(still)
 		return false, err
 	}
 	c.close()
