@@ -6,7 +6,12 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/internal/loop"
 )
+
+// noDevice is the number of no loop device.
+const noDevice = -1
 
 // activity is what changes when an image is written to.
 //
@@ -23,7 +28,7 @@ type activity struct {
 }
 
 // observe takes the image's activity at this moment.
-func observe(image *os.File, device *loopDevice) (activity, error) {
+func observe(image *os.File, device *loop.Device) (activity, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(image.Fd()), &stat); err != nil {
 		return activity{}, os.NewSyscallError("fstat", err)
@@ -32,14 +37,14 @@ func observe(image *os.File, device *loopDevice) (activity, error) {
 	if device == nil {
 		return a, nil
 	}
-	a.device = device.number
+	a.device = device.Number
 	// First what is under way, then what is done: a write that ends between
 	// the two shows in both, in the other order in neither.
-	inflight, err := blockFields(device.number, "inflight", 2)
+	inflight, err := blockFields(device.Number, "inflight", 2)
 	if err != nil {
 		return activity{}, err
 	}
-	done, err := blockFields(device.number, "stat", 15)
+	done, err := blockFields(device.Number, "stat", 15)
 	if err != nil {
 		return activity{}, err
 	}

@@ -8,12 +8,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/snapdriver/snapdriver/internal/loop"
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // attachImage attaches a new image of 1 MiB on a filesystem of this kind.
-func attachImage(t *testing.T, kind string) (*os.File, *loopDevice) {
+func attachImage(t *testing.T, kind string) (*os.File, *loop.Device) {
 	t.Helper()
 	id := backend.NewVolumeID("node", "volume")
 	name := filepath.Join(testenv.Filesystem(t, kind, 512<<20), volumePath(id), imageFile)
@@ -36,7 +37,7 @@ func attachImage(t *testing.T, kind string) (*os.File, *loopDevice) {
 		t.Fatalf("%v, %v; expected the device", device, err)
 	}
 	t.Cleanup(func() {
-		device.close()
+		device.Close()
 		if err := errors.Join(loops.detach(id, image), image.Close()); err != nil {
 			t.Error(err)
 		}
@@ -48,7 +49,7 @@ func TestActivityShowsEveryWrite(t *testing.T) {
 	for _, kind := range testenv.Filesystems {
 		t.Run(kind, func(t *testing.T) {
 			image, device := attachImage(t, kind)
-			writer, err := os.OpenFile(devicePath(device.number), os.O_WRONLY, 0)
+			writer, err := os.OpenFile(device.Path(), os.O_WRONLY, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -28,8 +28,8 @@ func (b *Backend) Attached(_ context.Context, id backend.VolumeID) (backend.Moun
 		if err != nil || device == nil {
 			return "", err
 		}
-		defer device.close()
-		return devicePath(device.number), nil
+		defer device.Close()
+		return device.Path(), nil
 	})
 	if err != nil {
 		return backend.Mount{}, false, fmt.Errorf("look whether %s is attached: %w", id, err)

@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
+	"github.com/snapdriver/snapdriver/internal/loop"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath/treecopy"
 )
@@ -42,10 +43,10 @@ func (b *Backend) cut(ctx context.Context, id backend.VolumeID, of layout, dst *
 	if err != nil {
 		return time.Time{}, err
 	}
-	defer device.close()
+	defer device.Close()
 	var mount *os.File
 	if of == layoutImage {
-		if mount, err = device.mount(); err != nil {
+		if mount, err = mountOf(device); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -59,7 +60,7 @@ func (b *Backend) cut(ctx context.Context, id backend.VolumeID, of layout, dst *
 		return err
 	}
 	if mount == nil {
-		if err := device.flush(); err != nil {
+		if err := device.Flush(); err != nil {
 			return time.Time{}, err
 		}
 		err = take(ctx)
@@ -95,14 +96,14 @@ const copyRemedy = "unpublish the volume first, or keep the root directory on a 
 // copyStill copies src to dst where blocks cannot be shared. A copy takes
 // time, and counts only when the image was not written to meanwhile, which
 // makes it the image of each instant of that time.
-func copyStill(ctx context.Context, dst, src *os.File, device *loopDevice, progress *backend.Progress) (moment time.Time, err error) {
+func copyStill(ctx context.Context, dst, src *os.File, device *loop.Device, progress *backend.Progress) (moment time.Time, err error) {
 	for range maxCopies {
 		if err := dst.Truncate(0); err != nil {
 			return time.Time{}, err
 		}
 		done, _ := progress.Bytes()
 		progress.Add(-done)
-		if err := device.flush(); err != nil {
+		if err := device.Flush(); err != nil {
 			return time.Time{}, err
 		}
 		before, err := observe(src, device)

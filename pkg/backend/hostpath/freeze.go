@@ -12,6 +12,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/snapdriver/snapdriver/internal/loop"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
@@ -61,14 +62,14 @@ func ioctl(file *os.File, request uint) error {
 	return os.NewSyscallError("ioctl", unix.IoctlSetInt(int(file.Fd()), request, 0))
 }
 
-// mount opens the root of the filesystem that is on the device, wherever it
-// is mounted; nil when it is not.
-func (d *loopDevice) mount() (*os.File, error) {
-	if d == nil {
+// mountOf opens the root of the filesystem that is on a device, wherever it is
+// mounted; nil when it is not, or there is no device.
+func mountOf(device *loop.Device) (*os.File, error) {
+	if device == nil {
 		return nil, nil
 	}
 	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		return m.Major != loopMajor || m.Minor != d.number, false
+		return m.Major != loop.Major || m.Minor != device.Number, false
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
@@ -101,7 +102,7 @@ func openMount(m *mountinfo.Info) *os.File {
 // whose it is.
 func (b *Backend) thawAll() error {
 	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		return m.Major != loopMajor, false
+		return m.Major != loop.Major, false
 	})
 	if err != nil {
 		return fmt.Errorf("read the mount table: %w", err)
@@ -119,7 +120,7 @@ func (b *Backend) thawAll() error {
 
 // ours says whether a loop device holds the image of a volume of this root.
 func (b *Backend) ours(number int) bool {
-	id, err := backend.ParseVolumeID(path.Base(path.Dir(backingFile(number))))
+	id, err := backend.ParseVolumeID(path.Base(path.Dir(loop.BackingFile(number))))
 	if err != nil {
 		return false
 	}
@@ -128,7 +129,7 @@ func (b *Backend) ours(number int) bool {
 		return false
 	}
 	defer image.Close()
-	device, err := openLoopOf(number, image)
-	device.close()
+	device, err := loop.OpenIfHolds(number, image)
+	device.Close()
 	return err == nil && device != nil
 }

@@ -1,14 +1,9 @@
 package mounts
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/snapdriver/snapdriver/internal/loop"
 )
 
 // A device node that is bound read-only can be written through all the same:
@@ -18,28 +13,19 @@ import (
 // volume's. There is one for all read-only targets of a volume, found again by
 // what it lies over; it stays until the volume is unstaged.
 
-// Reader returns the read-only device over a device, empty when there is none.
+// Reader returns the path of the read-only device over a device, empty when
+// there is none.
 func Reader(device string) (string, error) {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
+	reader, err := openReader(device)
+	if err != nil || reader == nil {
 		return "", err
 	}
-	for _, file := range files {
-		below, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			continue // detached meanwhile
-		}
-		if err != nil {
-			return "", err
-		}
-		if strings.TrimSuffix(string(below), "\n") == device {
-			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))), nil
-		}
-	}
-	return "", nil
+	defer reader.Close()
+	return reader.Path(), nil
 }
 
-// MakeReader returns the read-only device over a device, a new one if need be.
+// MakeReader returns the path of the read-only device over a device, a new one
+// if need be.
 func MakeReader(device string) (string, error) {
 	reader, err := Reader(device)
 	if err != nil || reader != "" {
@@ -50,52 +36,46 @@ func MakeReader(device string) (string, error) {
 		return "", err
 	}
 	defer below.Close()
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	made, err := loop.Bind(below, true)
 	if err != nil {
-		return "", fmt.Errorf("find a free loop device: %w", err)
+		return "", err
 	}
-	defer control.Close()
-	config := unix.LoopConfig{Fd: uint32(below.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY}}
-	copy(config.Info.File_name[:], device)
-	for {
-		number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return "", fmt.Errorf("find a free loop device: %w", err)
-		}
-		reader := fmt.Sprintf("/dev/loop%d", number)
-		err = withDevice(reader, func(fd int) error { return unix.IoctlLoopConfigure(fd, &config) })
-		if !errors.Is(err, unix.EBUSY) { // another process was quicker
-			return reader, err
-		}
-	}
+	defer made.Close()
+	return made.Path(), nil
 }
 
 // GrowReader brings the read-only device over a device, if any, to its size.
 func GrowReader(device string) error {
-	return withReader(device, func(fd int) error { return unix.IoctlSetInt(fd, unix.LOOP_SET_CAPACITY, 0) })
+	reader, err := openReader(device)
+	if err != nil || reader == nil {
+		return err
+	}
+	defer reader.Close()
+	return reader.Refresh()
 }
 
 // FreeReader detaches the read-only device over a device, if any.
 func FreeReader(device string) error {
-	return withReader(device, func(fd int) error { return unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0) })
-}
-
-func withReader(device string, do func(fd int) error) error {
-	reader, err := Reader(device)
-	if err != nil || reader == "" {
+	reader, err := openReader(device)
+	if err != nil || reader == nil {
 		return err
 	}
-	return withDevice(reader, do)
+	defer reader.Close()
+	return reader.Detach()
 }
 
-func withDevice(path string, do func(fd int) error) error {
-	device, err := os.Open(path)
+// openReader opens the read-only device over a device; nil when there is none.
+// The path is enough to know it by: while it lies over a device, that device is
+// not given to another volume.
+func openReader(device string) (*loop.Device, error) {
+	bound, err := loop.Bound()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer device.Close()
-	if err := do(int(device.Fd())); err != nil {
-		return fmt.Errorf("configure %s: %w", path, err)
+	for _, number := range bound {
+		if loop.BackingFile(number) == device {
+			return loop.Open(number, os.O_RDONLY)
+		}
 	}
-	return nil
+	return nil, nil
 }
