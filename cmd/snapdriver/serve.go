@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -68,7 +69,11 @@ func serve(ctx context.Context, o serveOptions) error {
 		if err != nil {
 			return nil, err
 		}
-		return snapshotcore.Open(ctx, b, snapshotcore.Options{NodeID: o.driver.NodeID, InUse: mounts.InUse})
+		core, err := snapshotcore.Open(ctx, b, snapshotcore.Options{NodeID: o.driver.NodeID, InUse: mounts.InUse})
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+		return core, err
 	}
 	server, err := driver.New(o.driver)
 	if err != nil {

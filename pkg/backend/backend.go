@@ -54,8 +54,8 @@ type Backend interface {
 	Attach(ctx context.Context, id VolumeID) (Mount, error)
 
 	// Attached says what Attach would say, without attaching, and whether the
-	// volume is attached. A volume that needs no attaching always is.
-	// ErrNotFound.
+	// volume is attached. A volume that needs no attaching always is. Source is
+	// empty while it is not attached, the rest is not. ErrNotFound.
 	Attached(ctx context.Context, id VolumeID) (Mount, bool, error)
 
 	// Detach undoes Attach. Detaching what is not attached, or does not
@@ -89,7 +89,7 @@ type Limits struct {
 // Mount says how to mount an attached volume.
 type Mount struct {
 	// Source is an absolute path: a directory or device to bind, or a device
-	// that holds a filesystem.
+	// that holds a filesystem. Empty: the volume is not attached.
 	Source string
 
 	// FSType is the filesystem on the device Source. Empty: bind Source itself.

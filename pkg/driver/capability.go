@@ -103,13 +103,14 @@ func parseAccesses(capabilities []*csi.VolumeCapability) (whole access, modes []
 // suits returns nil when a volume can be used like this, or else the reason.
 // The access mode may be another than the volume was created for, as when an
 // administrator edits the access modes of a PersistentVolume, which Kubernetes
-// describes: every volume here can be used in every mode.
-func (a access) suits(volume backend.Volume) error {
+// describes: every volume here can be used in every mode. The filesystem may be
+// named that the volume was created for, or that mount says it has.
+func (a access) suits(volume backend.Volume, mount backend.Mount) error {
 	if a.mode != volume.Mode {
 		return fmt.Errorf("volume_capability: %s access is asked for, the volume is for %s access", a.mode, volume.Mode)
 	}
-	if a.fsType != "" && a.fsType != volume.FSType {
-		return fmt.Errorf("volume_capability.mount.fs_type: %q is asked for, the volume was created with %q (empty: the driver's choice)", a.fsType, volume.FSType)
+	if a.fsType != "" && a.fsType != volume.FSType && a.fsType != mount.FSType {
+		return fmt.Errorf("volume_capability.mount.fs_type: %q is asked for, the volume has %q (empty: a directory of the node's)", a.fsType, mount.FSType)
 	}
 	return nil
 }
@@ -132,7 +133,7 @@ func checkValidate(r *csi.ValidateVolumeCapabilitiesRequest) error {
 
 // confirm returns nil when the volume has all that the request asks about, or
 // else the reason.
-func confirm(r *csi.ValidateVolumeCapabilitiesRequest, volume backend.Volume) error {
+func confirm(r *csi.ValidateVolumeCapabilitiesRequest, volume backend.Volume, mount backend.Mount) error {
 	if err := refuseMutable(r.GetMutableParameters()); err != nil {
 		return err
 	}
@@ -143,5 +144,5 @@ func confirm(r *csi.ValidateVolumeCapabilitiesRequest, volume backend.Volume) er
 	if parameters := ownParameters(r.GetParameters()); len(parameters) > 0 && !maps.Equal(parameters, volume.Parameters) {
 		return fmt.Errorf("parameters: the volume was created with %v", volume.Parameters)
 	}
-	return whole.suits(volume)
+	return whole.suits(volume, mount)
 }

@@ -87,11 +87,11 @@ func (c *controller) ListVolumes(_ context.Context, r *csi.ListVolumesRequest) (
 }
 
 func (c *controller) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
-	volume, err := c.volume(r.GetVolumeId())
+	volume, mount, err := c.volumeAndMount(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
-	if err := checkOptionalAccess(r.GetVolumeCapability(), volume); err != nil {
+	if err := checkOptionalAccess(r.GetVolumeCapability(), volume, mount); err != nil {
 		return nil, err
 	}
 	volume, err = c.core().ExpandVolume(ctx, volume.ID, r.GetCapacityRange().GetRequiredBytes(), r.GetCapacityRange().GetLimitBytes())
@@ -101,15 +101,15 @@ func (c *controller) ControllerExpandVolume(ctx context.Context, r *csi.Controll
 	return &csi.ControllerExpandVolumeResponse{CapacityBytes: volume.Capacity, NodeExpansionRequired: volume.OnDevice}, nil
 }
 
-func (c *controller) ValidateVolumeCapabilities(_ context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	if err := checkValidate(r); err != nil {
 		return nil, err
 	}
-	volume, err := c.volume(r.GetVolumeId())
+	volume, mount, err := c.volumeAndMount(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
-	if err := confirm(r, volume); err != nil {
+	if err := confirm(r, volume, mount); err != nil {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: cut(err.Error())}, nil
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
@@ -154,9 +154,19 @@ func (s *Server) volume(id string) (backend.Volume, error) {
 	return s.core().Volume(parsed)
 }
 
+// volumeAndMount finds the volume of a required volume_id, and what is on it.
+func (s *Server) volumeAndMount(ctx context.Context, id string) (backend.Volume, backend.Mount, error) {
+	volume, err := s.volume(id)
+	if err != nil {
+		return volume, backend.Mount{}, err
+	}
+	mount, _, err := s.core().Attached(ctx, volume.ID)
+	return volume, mount, err
+}
+
 // checkOptionalAccess refuses a capability, where one is given, that the volume
 // does not have.
-func checkOptionalAccess(capability *csi.VolumeCapability, volume backend.Volume) error {
+func checkOptionalAccess(capability *csi.VolumeCapability, volume backend.Volume, mount backend.Mount) error {
 	if capability == nil {
 		return nil
 	}
@@ -164,7 +174,7 @@ func checkOptionalAccess(capability *csi.VolumeCapability, volume backend.Volume
 	if err != nil {
 		return err
 	}
-	if err := asked.suits(volume); err != nil {
+	if err := asked.suits(volume, mount); err != nil {
 		return fmt.Errorf("%w: %w", err, backend.ErrInvalid)
 	}
 	return nil

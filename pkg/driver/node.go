@@ -123,7 +123,7 @@ func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequ
 	}
 	response := &csi.NodeExpandVolumeResponse{}
 	return response, n.onVolume(ctx, r.GetVolumeId(), func(v held) error {
-		if err := checkOptionalAccess(r.GetVolumeCapability(), v.Volume); err != nil {
+		if err := checkOptionalAccess(r.GetVolumeCapability(), v.Volume, v.mount); err != nil {
 			return err
 		}
 		if asked := r.GetCapacityRange().GetRequiredBytes(); asked > v.Capacity {

@@ -19,7 +19,7 @@ func (n *node) stage(ctx context.Context, v held, path string, asked access) err
 	if err != nil {
 		return err
 	}
-	if err := asked.suits(v.Volume); err != nil {
+	if err := asked.suits(v.Volume, v.mount); err != nil {
 		return fmt.Errorf("%w: %w", err, taken(staged))
 	}
 	mount, err := n.core().Attach(ctx, v.ID)
@@ -140,7 +140,7 @@ func (n *node) publish(v held, r publishRequest) error {
 	if err != nil {
 		return err
 	}
-	if err := r.asked.suits(v.Volume); err != nil {
+	if err := r.asked.suits(v.Volume, v.mount); err != nil {
 		return fmt.Errorf("%w: %w", err, taken(published))
 	}
 	if published {

@@ -153,6 +153,10 @@ func testAttach(f *fixture) {
 	f.detach(id)
 	f.detach(id)
 	f.detach(backend.NewVolumeID("node", "never made"))
+	mount, attached, err := f.backend.Attached(f.ctx, id)
+	if err != nil || attached != (mount.Source != "") || mount.FSType != first.FSType {
+		f.Errorf("Attached, when detached: %+v, %v, %v; it was %+v", mount, attached, err, first)
+	}
 	f.attach(id)
 	f.deleteVolume(id) // attached, not in use
 }

@@ -232,7 +232,10 @@ func (b *Backend) Attach(_ context.Context, id backend.VolumeID) (backend.Mount,
 // Attached implements backend.Backend.
 func (b *Backend) Attached(_ context.Context, id backend.VolumeID) (mount backend.Mount, attached bool, err error) {
 	err = b.withVolume(id, func(v *volume) { attached = v.attached })
-	return mountOf(id), attached, err
+	if attached {
+		mount = mountOf(id)
+	}
+	return mount, attached, err
 }
 
 func mountOf(id backend.VolumeID) backend.Mount {

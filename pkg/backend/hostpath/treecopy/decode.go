@@ -186,31 +186,8 @@ func (d *decoder) contents(h *header) error {
 // readMap reads the map of a sparse file for which there are stored bytes, map
 // included.
 func (d *decoder) readMap(c *contents, stored int64) error {
-	var block [blockSize]byte
-	var rest []byte
-	number := func() (int64, error) {
-		var digits []byte
-		for {
-			if len(rest) == 0 {
-				if stored < blockSize {
-					return 0, malformed("the map of a sparse file has no end")
-				}
-				if err := d.read(block[:]); err != nil {
-					return 0, err
-				}
-				rest, stored = block[:], stored-blockSize
-			}
-			digit := rest[0]
-			rest = rest[1:]
-			if digit == '\n' {
-				return decimal(string(digits), math.MaxInt64)
-			}
-			if digits = append(digits, digit); len(digits) > 20 {
-				return 0, malformed("the map of a sparse file has a number too long")
-			}
-		}
-	}
-	count, err := number()
+	numbers := mapReader{decoder: d, stored: stored}
+	count, err := numbers.next()
 	if err != nil {
 		return err
 	}
@@ -220,8 +197,8 @@ func (d *decoder) readMap(c *contents, stored int64) error {
 	var end, sum int64
 	for range count {
 		s := segment{stored: sum}
-		if s.offset, err = number(); err == nil {
-			s.length, err = number()
+		if s.offset, err = numbers.next(); err == nil {
+			s.length, err = numbers.next()
 		}
 		if err != nil {
 			return err
@@ -234,13 +211,45 @@ func (d *decoder) readMap(c *contents, stored int64) error {
 			c.segments = append(c.segments, s)
 		}
 	}
-	if sum != stored {
-		return malformed("a sparse file's segments have %d bytes, its data has %d", sum, stored)
+	if sum != numbers.stored {
+		return malformed("a sparse file's segments have %d bytes, its data has %d", sum, numbers.stored)
 	}
 	for i := range c.segments {
 		c.segments[i].stored += d.in.offset
 	}
 	return nil
+}
+
+// mapReader reads the numbers of a sparse file's map.
+type mapReader struct {
+	decoder *decoder
+	stored  int64 // bytes of the file that have not been read
+	block   [blockSize]byte
+	rest    []byte // of block
+}
+
+// next reads one number and the newline after it.
+func (m *mapReader) next() (int64, error) {
+	var digits []byte
+	for {
+		if len(m.rest) == 0 {
+			if m.stored < blockSize {
+				return 0, malformed("the map of a sparse file has no end")
+			}
+			if err := m.decoder.read(m.block[:]); err != nil {
+				return 0, err
+			}
+			m.rest, m.stored = m.block[:], m.stored-blockSize
+		}
+		digit := m.rest[0]
+		m.rest = m.rest[1:]
+		if digit == '\n' {
+			return decimal(string(digits), math.MaxInt64)
+		}
+		if digits = append(digits, digit); len(digits) > 20 {
+			return 0, malformed("the map of a sparse file has a number too long")
+		}
+	}
 }
 
 // read reads some of the last entry's data.

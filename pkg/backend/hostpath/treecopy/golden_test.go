@@ -261,7 +261,6 @@ func makeMetadata(t *testing.T, dir string) {
 	must(t, os.Chmod(at("closed"), 0o500))
 	must(t, os.Chmod(at("sub/deep"), 0o1777))
 	must(t, os.Chmod(dir, 0o751))
-	must(t, os.Chmod(at("sub/size-1"), 0))
 	for i, name := range []string{"sub/size-1", "outward", "fifo", "sub/size-0", "sub/deep", "sub/empty", "sub", "."} {
 		times := []unix.Timespec{{Sec: 1234567890, Nsec: 1}, {Sec: int64(i) * 1000000000, Nsec: int64(i%2) * 123456789}}
 		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, at(name), times, unix.AT_SYMLINK_NOFOLLOW))
@@ -281,6 +280,7 @@ func makeRootMetadata(t *testing.T, dir string) {
 	must(t, unix.Lsetxattr(at("fifo"), "trusted.on-fifo", []byte("t"), 0))
 	must(t, unix.Chmod(at("sub/size-513"), 0o6755))
 	must(t, unix.Chmod(at("sub/empty"), 0o2770))
+	must(t, unix.Chmod(at("sub/size-1"), 0))
 
 	// VFS_CAP_REVISION_2 with CAP_NET_RAW, effective (linux/capability.h).
 	capability := make([]byte, 20)
