@@ -52,7 +52,8 @@ type client struct {
 	csi.IdentityClient
 	csi.ControllerClient
 	csi.NodeClient
-	conn *grpc.ClientConn
+	conn   *grpc.ClientConn
+	server *Server // nil where a test runs it itself
 }
 
 // start serves a backend on a socket until the test ends.
@@ -76,6 +77,7 @@ func start(t *testing.T, b backend.Backend, change func(*Config)) client {
 		}
 	})
 	c := dial(t, config.Endpoint)
+	c.server = server
 	c.awaitReady(t)
 	return c
 }
@@ -102,7 +104,7 @@ func dial(t *testing.T, endpoint string) client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return client{csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn), conn}
+	return client{csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn), conn, nil}
 }
 
 func (c client) awaitReady(t *testing.T) {

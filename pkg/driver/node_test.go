@@ -333,6 +333,61 @@ func TestOtherCapability(t *testing.T) {
 	})
 }
 
+// The filesystem may be named that the driver has chosen.
+func TestFilesystemNamedLater(t *testing.T) {
+	testenv.RequireRoot(t)
+	v := newTestbed(t).volume("v", func(r *csi.CreateVolumeRequest) {
+		r.Parameters = map[string]string{"layout": "image"}
+	})
+	for fsType, want := range map[string]codes.Code{"xfs": codes.FailedPrecondition, "ext4": codes.OK} {
+		v.how = capability(writer)
+		v.how.GetMount().FsType = fsType
+		v.stage(want)
+	}
+	response, err := v.ValidateVolumeCapabilities(background, &csi.ValidateVolumeCapabilitiesRequest{
+		VolumeId: v.VolumeId, VolumeCapabilities: []*csi.VolumeCapability{v.how},
+	})
+	if err != nil || response.GetConfirmed() == nil {
+		t.Errorf("not confirmed: %v, %v", response, err)
+	}
+}
+
+// What a read-only target has used is in use until the volume is unstaged.
+func TestDeleteStagedReadOnlyBlock(t *testing.T) {
+	testenv.RequireRoot(t)
+	v := newTestbed(t).volume("v", layouts["block"])
+	v.stage(codes.OK)
+	v.publish("readonly", codes.OK, readOnly)
+	v.unpublish("readonly", codes.OK)
+	_, err := v.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: v.VolumeId})
+	wantCode(t, err, codes.FailedPrecondition)
+}
+
+// Node RPCs on one volume exclude each other, and its deletion; those on
+// another volume do not notice.
+func TestNodeCallsAtOnce(t *testing.T) {
+	testenv.RequireRoot(t)
+	b := newTestbed(t)
+	v, other := b.volume("v", layouts["directory"]), b.volume("other", layouts["directory"])
+	id, err := backend.ParseVolumeID(v.VolumeId)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := b.server.core().LockNode(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.stage(codes.Aborted)
+	v.publish("a", codes.Aborted)
+	v.unpublish("a", codes.Aborted)
+	v.unstage(codes.Aborted)
+	_, err = v.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: v.VolumeId})
+	wantCode(t, err, codes.Aborted)
+	other.stage(codes.OK)
+	release()
+	v.stage(codes.OK)
+}
+
 func TestNodeGetVolumeStats(t *testing.T) {
 	forLayouts(t, func(t *testing.T, b *testbed, v *testVolume) {
 		v.stats(v.path, v.path, codes.NotFound)

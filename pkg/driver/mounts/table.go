@@ -13,8 +13,15 @@ import (
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
-// InUse says whether the volume, or a part of it, is mounted anywhere.
+// InUse says whether the volume, or a part of it, is mounted anywhere, or has a
+// read-only device, which goes when the volume is unstaged.
 func InUse(m backend.Mount) (bool, error) {
+	if m.Source == "" {
+		return false, nil // not attached, so there is nothing to mount
+	}
+	if reader, err := Reader(m.Source); err != nil || reader != "" {
+		return true, err
+	}
 	table, err := readTable()
 	if err != nil {
 		return false, err
