@@ -122,7 +122,7 @@ func (w *workers) transfer(from source, to sink) error {
 	to.close()
 	w.running.Wait()
 	// The first error counts: the others are its consequences.
-	if cause := context.Cause(w); cause != errDone {
+	if cause := context.Cause(w); !errors.Is(cause, errDone) {
 		return cause
 	}
 	return nil
@@ -134,7 +134,7 @@ var errDone = errors.New("done")
 func pump(from source, to sink) error {
 	for {
 		b, err := from.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = to.finish()
 			if err == nil {
 				err = errDone

@@ -12,8 +12,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/snapdriver/snapdriver/internal/testenv"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/internal/testenv"
 )
 
 func TestCopiesKeepEverything(t *testing.T) {

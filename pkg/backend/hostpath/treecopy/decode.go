@@ -2,6 +2,7 @@ package treecopy
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -39,7 +40,7 @@ func (d *decoder) next(e *entry) error {
 		if err := d.readRecords(&block); err != nil {
 			return err
 		}
-		if block, err = d.block(); err == io.EOF {
+		if block, err = d.block(); errors.Is(err, io.EOF) {
 			return malformed("records without an entry")
 		} else if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package treecopy
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -21,7 +22,7 @@ func openWithin(dir int, name string, flags uint64) (int, error) {
 // otherwise without.
 func withoutAtime(open func(flags uint64) (int, error)) (int, error) {
 	fd, err := open(unix.O_NOATIME)
-	if err == unix.EPERM {
+	if errors.Is(err, unix.EPERM) {
 		return open(0)
 	}
 	return fd, err

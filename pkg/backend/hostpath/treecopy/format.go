@@ -29,7 +29,6 @@ var (
 	magicField    = field{257, 265}
 	majorField    = field{329, 337}
 	minorField    = field{337, 345}
-	prefixField   = field{345, 500}
 )
 
 // magic is the ustar magic with its version.
@@ -98,7 +97,7 @@ func malformed(format string, args ...any) error {
 // truncated makes the end of the archive, where there should be more, an error
 // that says so.
 func truncated(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return malformed("it ends too early: %w", io.ErrUnexpectedEOF)
 	}
 	return err

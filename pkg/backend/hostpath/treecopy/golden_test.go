@@ -15,8 +15,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/snapdriver/snapdriver/internal/testenv"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/internal/testenv"
 )
 
 // onFilesystems runs test in an empty directory on each kind of filesystem
@@ -169,8 +170,10 @@ func makeGolden(t *testing.T, dir string) {
 	for i := range 100 {
 		write(fmt.Sprintf("sub/deep/er/file-%d", i), data[i:i*50])
 	}
-	for _, name := range []string{"new\nline", "not \xff\xfe UTF-8", "-rf", " ", "a=b", "ünï", `back\slash`,
-		strings.Repeat("n", 255), strings.Repeat("d", 255) + "/" + strings.Repeat("n", 255), "sub/" + strings.Repeat("x", 94)} {
+	for _, name := range []string{
+		"new\nline", "not \xff\xfe UTF-8", "-rf", " ", "a=b", "ünï", `back\slash`,
+		strings.Repeat("n", 255), strings.Repeat("d", 255) + "/" + strings.Repeat("n", 255), "sub/" + strings.Repeat("x", 94),
+	} {
 		write(name, []byte(name))
 	}
 	makeSparse(t, dir)

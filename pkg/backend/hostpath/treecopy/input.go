@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 

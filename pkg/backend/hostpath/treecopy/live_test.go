@@ -13,9 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
-	"golang.org/x/sys/unix"
 )
 
 // inBackground calls f again and again until the test, or the function that is

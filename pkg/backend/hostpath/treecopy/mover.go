@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync/atomic"
 
-	"github.com/snapdriver/snapdriver/pkg/backend"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 const (
@@ -45,21 +47,17 @@ func cloneFile(dst, src int) error {
 
 // cannotEver says whether err is a filesystem's answer to any clone.
 func cannotEver(err error) bool {
-	switch err {
-	case unix.EOPNOTSUPP, unix.EXDEV, unix.ENOTTY, unix.ENOSYS:
-		return true
-	}
-	return false
+	return isAny(err, unix.EOPNOTSUPP, unix.EXDEV, unix.ENOTTY, unix.ENOSYS)
 }
 
 // cannotThese says whether err is the answer to a clone of these two files:
 // one of them may be without checksums on btrfs, a swap file, or immutable.
 func cannotThese(err error) bool {
-	switch err {
-	case unix.EINVAL, unix.ETXTBSY, unix.EPERM:
-		return true
-	}
-	return false
+	return isAny(err, unix.EINVAL, unix.ETXTBSY, unix.EPERM)
+}
+
+func isAny(err error, of ...unix.Errno) bool {
+	return slices.ContainsFunc(of, func(errno unix.Errno) bool { return errors.Is(err, errno) })
 }
 
 // mover moves bytes between files in the cheapest way that works. It may be
@@ -80,7 +78,7 @@ func newMover(ctx context.Context, dst *os.File, progress *backend.Progress) (*m
 	if err := unix.Fstatfs(int(dst.Fd()), &fs); err != nil {
 		return nil, os.NewSyscallError("fstatfs", err)
 	}
-	m := &mover{ctx: ctx, progress: progress, block: int64(fs.Bsize)}
+	m := &mover{ctx: ctx, progress: progress, block: fs.Bsize}
 	m.noClone.Store(m.block <= 0 || m.block > maxBlock || m.block%512 != 0)
 	return m, nil
 }

@@ -2,6 +2,7 @@ package treecopy
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -219,7 +220,7 @@ func (r *reader) openXattrs(fd int, e *entry) (err error) {
 
 func (r *reader) readXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) ([]xattr, error) {
 	n, err := list(r.names)
-	if err == unix.EOPNOTSUPP || n == 0 {
+	if errors.Is(err, unix.EOPNOTSUPP) || n == 0 {
 		return nil, nil
 	}
 	if err != nil {
@@ -232,7 +233,7 @@ func (r *reader) readXattrs(list func([]byte) (int, error), get func(string, []b
 		}
 		n, err := get(string(name), r.value)
 		switch {
-		case err == unix.ENODATA: // removed meanwhile
+		case errors.Is(err, unix.ENODATA): // removed meanwhile
 		case err != nil:
 			return nil, fmt.Errorf("read extended attribute %s: %w", name, err)
 		default:

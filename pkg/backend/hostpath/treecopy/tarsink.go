@@ -177,6 +177,6 @@ func (s *tarSink) finish() error {
 
 func (s *tarSink) close() {
 	if s.stream != nil {
-		s.stream.Close()
+		_ = s.stream.Close() // the copy has failed already
 	}
 }

@@ -1,11 +1,13 @@
 package treecopy
 
 import (
+	"errors"
 	"io"
 	"os"
 
-	"github.com/snapdriver/snapdriver/pkg/backend"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // tarSource reads an archive.
@@ -43,7 +45,7 @@ func (s *tarSource) next() (*batch, error) {
 		if err := s.workers.Err(); err != nil {
 			return nil, err
 		}
-		if err := s.look(); err == io.EOF && b != nil {
+		if err := s.look(); errors.Is(err, io.EOF) && b != nil {
 			return b, nil
 		} else if err != nil {
 			return nil, err
@@ -78,7 +80,7 @@ func (s *tarSource) look() error {
 	}
 	start := s.in.offset
 	err := s.decoder.next(&s.ahead)
-	s.isAhead, s.atEnd = err == nil, err == io.EOF
+	s.isAhead, s.atEnd = err == nil, errors.Is(err, io.EOF)
 	if !s.isStream() {
 		s.progress.Add(s.in.offset - start - s.skipped)
 	}

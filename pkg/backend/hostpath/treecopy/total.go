@@ -5,8 +5,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/snapdriver/snapdriver/pkg/backend"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // countAfter is how long a copy runs before it is worth knowing how much there

@@ -8,8 +8,9 @@ import (
 	"os"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/snapdriver/snapdriver/pkg/backend"
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // WriteTar writes the tree below root, an open directory, to out, an empty

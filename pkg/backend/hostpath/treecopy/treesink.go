@@ -39,7 +39,7 @@ func newTreeSink(w *workers, m *mover, root *os.File) (*treeSink, error) {
 	if err == nil {
 		err = unix.Fremovexattr(c.root.fd, aclDefault)
 	}
-	if err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
+	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
 		c.close()
 		return nil, fmt.Errorf("clear root's attributes: %w", err)
 	}
@@ -276,7 +276,7 @@ func setMetadata(dir int, name string, e *entry) error {
 			return os.NewSyscallError("fchownat", err)
 		}
 	}
-	if e.kind() != unix.S_IFLNK && !(sameOwner && st.Mode == e.mode) {
+	if e.kind() != unix.S_IFLNK && (!sameOwner || st.Mode != e.mode) {
 		if err := unix.Fchmodat(dir, name, e.mode&^unix.S_IFMT, 0); err != nil {
 			return os.NewSyscallError("fchmodat", err)
 		}
