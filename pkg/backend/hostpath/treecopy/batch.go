@@ -106,12 +106,14 @@ func newWorkers(ctx context.Context) *workers {
 	return w
 }
 
-func (w *workers) start(f func() error) {
-	w.running.Go(func() {
-		if err := f(); err != nil {
-			w.cancel(err)
-		}
-	})
+// fail ends the copy, if there is an error. A goroutine calls it before it
+// does anything that tells others that it has done its part (closes a channel,
+// leaves a group): they look for an error only then, and would take what is
+// half done for the whole.
+func (w *workers) fail(err error) {
+	if err != nil {
+		w.cancel(err)
+	}
 }
 
 // transfer moves all batches from one side to the other and waits for the

@@ -20,17 +20,16 @@ func (w *workers) countLater(root *os.File, progress *backend.Progress) {
 	if progress == nil {
 		return
 	}
-	w.start(func() error {
+	w.running.Go(func() {
 		select {
 		case <-w.Done():
-			return nil
+			return
 		case <-time.After(countAfter):
 		}
 		// What is wrong with the tree, the copy itself will find and say.
 		if total, err := countTree(w, root); err == nil {
 			progress.SetTotal(total)
 		}
-		return nil
 	})
 }
 

@@ -72,13 +72,11 @@ func (s *treeSink) put(b *batch) error {
 	}
 	dir.retain()
 	s.running.Add(1)
-	s.workers.start(func() error {
-		defer func() {
-			dir.release()
-			<-s.slots
-			s.running.Done()
-		}()
-		return s.putAll(b, dir)
+	s.workers.running.Go(func() {
+		s.workers.fail(s.putAll(b, dir))
+		dir.release()
+		<-s.slots
+		s.running.Done()
 	})
 	return nil
 }
@@ -138,7 +136,7 @@ func (s *treeSink) leave() error {
 		}
 		dir.last = func(fd int) {
 			if err := setMetadata(fd, ".", e); err != nil {
-				s.workers.cancel(fmt.Errorf("finish directory %q: %w", e.path, err))
+				s.workers.fail(fmt.Errorf("finish directory %q: %w", e.path, err))
 			}
 		}
 	}

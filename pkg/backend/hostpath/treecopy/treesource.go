@@ -39,15 +39,15 @@ func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
 		first:   make(map[inode]string),
 		proc:    proc,
 	}
-	w.start(func() error {
-		defer close(s.ordered)
-		defer close(s.unread)
+	w.running.Go(func() {
 		r := newReader(proc, f)
 		enter := func(path string, dir *directory, st *unix.Stat_t) error { return s.enter(r, path, dir, st) }
-		return (&walker{ctx: w, enter: enter, files: s.files}).walk(root)
+		w.fail((&walker{ctx: w, enter: enter, files: s.files}).walk(root))
+		close(s.unread)
+		close(s.ordered)
 	})
 	for range parallel() {
-		w.start(func() error { return s.readAll(newReader(proc, f)) })
+		w.running.Go(func() { s.readAll(newReader(proc, f)) })
 	}
 	return s, nil
 }
@@ -94,17 +94,14 @@ func (s *treeSource) send(b *batch, to chan<- *batch) error {
 	}
 }
 
-// readAll reads to the end also when there was an error: every batch becomes
-// ready.
-func (s *treeSource) readAll(r *reader) (err error) {
+// readAll goes on to the end also when there was an error, though it reads no
+// more: every batch becomes ready.
+func (s *treeSource) readAll(r *reader) {
 	for b := range s.unread {
-		if err == nil {
-			err = s.read(r, b)
-		}
+		s.workers.fail(s.read(r, b))
 		b.from.release()
 		close(b.ready)
 	}
-	return err
 }
 
 func (s *treeSource) read(r *reader, b *batch) error {
