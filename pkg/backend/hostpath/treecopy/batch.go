@@ -136,7 +136,7 @@ var errDone = errors.New("done")
 func pump(from source, to sink) error {
 	for {
 		b, err := from.next()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // wrapped, it is no end but an error
 			err = to.finish()
 			if err == nil {
 				err = errDone

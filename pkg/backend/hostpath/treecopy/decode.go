@@ -2,7 +2,6 @@ package treecopy
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -40,7 +39,7 @@ func (d *decoder) next(e *entry) error {
 		if err := d.readRecords(&block); err != nil {
 			return err
 		}
-		if block, err = d.block(); errors.Is(err, io.EOF) {
+		if block, err = d.block(); err == io.EOF { //nolint:errorlint // as in pump
 			return malformed("records without an entry")
 		} else if err != nil {
 			return err

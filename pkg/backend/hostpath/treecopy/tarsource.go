@@ -1,7 +1,6 @@
 package treecopy
 
 import (
-	"errors"
 	"io"
 	"os"
 
@@ -45,7 +44,7 @@ func (s *tarSource) next() (*batch, error) {
 		if err := s.workers.Err(); err != nil {
 			return nil, err
 		}
-		if err := s.look(); errors.Is(err, io.EOF) && b != nil {
+		if err := s.look(); err == io.EOF && b != nil { //nolint:errorlint // as in pump
 			return b, nil
 		} else if err != nil {
 			return nil, err
@@ -80,7 +79,7 @@ func (s *tarSource) look() error {
 	}
 	start := s.in.offset
 	err := s.decoder.next(&s.ahead)
-	s.isAhead, s.atEnd = err == nil, errors.Is(err, io.EOF)
+	s.isAhead, s.atEnd = err == nil, err == io.EOF //nolint:errorlint // as in pump
 	if !s.isStream() {
 		s.progress.Add(s.in.offset - start - s.skipped)
 	}
