@@ -3,7 +3,6 @@
 package testdriver
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"os"
@@ -30,7 +29,7 @@ type Driver struct {
 	t              testing.TB
 	binary, socket string
 	process        *exec.Cmd
-	log            *bytes.Buffer
+	log            string // a file
 	connection     *grpc.ClientConn
 }
 
@@ -40,7 +39,7 @@ func New(t testing.TB, root string) *Driver {
 	t.Helper()
 	testenv.RequirePrograms(t, "go")
 	dir := testenv.TempDir(t)
-	d := &Driver{t: t, Root: root, binary: filepath.Join(dir, "snapdriver"), socket: filepath.Join(dir, "csi.sock")}
+	d := &Driver{t: t, Root: root, binary: filepath.Join(dir, "snapdriver"), socket: filepath.Join(dir, "csi.sock"), log: filepath.Join(dir, "log")}
 	testenv.Run(t, "go", "build", "-o", d.binary, "github.com/snapdriver/snapdriver/cmd/snapdriver")
 	t.Cleanup(func() {
 		if d.process != nil {
@@ -53,9 +52,14 @@ func New(t testing.TB, root string) *Driver {
 // Start starts the driver and waits until it is ready.
 func (d *Driver) Start() {
 	d.t.Helper()
-	d.log = new(bytes.Buffer)
+	// A file, for a pipe would make this process work for each line.
+	log, err := os.Create(d.log)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer log.Close()
 	d.process = exec.Command(d.binary, "--endpoint=unix://"+d.socket, "--root="+d.Root, "--node-id=node")
-	d.process.Stderr = d.log
+	d.process.Stderr = log
 	if err := d.process.Start(); err != nil {
 		d.t.Fatal(err)
 	}
@@ -79,7 +83,7 @@ func (d *Driver) waitListening() {
 		}
 		if time.Now().After(deadline) {
 			d.Kill()
-			d.t.Fatalf("the driver does not listen: %v\n%s", err, d.log)
+			d.t.Fatalf("the driver does not listen: %v\n%s", err, d.Log())
 		}
 	}
 }
@@ -96,7 +100,7 @@ func (d *Driver) waitReady(identity csi.IdentityClient) {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			d.t.Fatalf("the driver does not become ready: %v\n%s", err, d.log)
+			d.t.Fatalf("the driver does not become ready: %v\n%s", err, d.Log())
 		}
 	}
 }
@@ -119,7 +123,7 @@ func (d *Driver) Stop() {
 	d.t.Helper()
 	d.Signal(syscall.SIGTERM)
 	if err := d.process.Wait(); err != nil {
-		d.t.Errorf("the driver ended with %v\n%s", err, d.log)
+		d.t.Errorf("the driver ended with %v\n%s", err, d.Log())
 	}
 	_ = d.connection.Close()
 	d.process = nil
@@ -128,6 +132,11 @@ func (d *Driver) Stop() {
 // PID is the process ID of the running driver.
 func (d *Driver) PID() int { return d.process.Process.Pid }
 
-// Log is what the driver has logged since its last start. The driver must have
-// ended.
-func (d *Driver) Log() string { return d.log.String() }
+// Log is what the driver has logged since its last start.
+func (d *Driver) Log() string {
+	text, err := os.ReadFile(d.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}

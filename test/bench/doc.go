@@ -4,6 +4,7 @@
 // through the socket of the built driver, until the effect is durable.
 //
 // Every benchmark reports the medians of both in milliseconds, their ratio
-// (x-floor), and some the new bytes on disk in percent of the data. Run them
-// with "make bench"; docs/performance.md explains the figures.
+// (x-floor), the ratio to the floor with the sync that makes it durable as well
+// (x-synced-floor), and some the new bytes on disk in percent of the data. Run
+// them with "make bench"; docs/performance.md explains the figures.
 package bench
