@@ -114,7 +114,7 @@ func decodeRecord(text []byte, record any) error {
 	return nil
 }
 
-// writeRecord makes a new file that holds the record, durably.
+// writeRecord makes a new file that holds the record. It is not synced.
 func writeRecord(root *os.Root, name string, record any) error {
 	text, err := json.MarshalIndent(record, "", "  ")
 	if err != nil {
@@ -125,8 +125,5 @@ func writeRecord(root *os.Root, name string, record any) error {
 		return err
 	}
 	_, err = file.Write(append(text, '\n'))
-	if err == nil {
-		err = file.Sync()
-	}
 	return errors.Join(err, file.Close())
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
@@ -61,18 +62,19 @@ func (b *Backend) build(ctx context.Context, shelf, id, data string, fill func(s
 	return syncFile(b.root, shelf)
 }
 
-// settle makes the data of a staging directory and the directory durable.
+// settle makes the data of a staging directory, the record and the directory
+// durable.
 //
 // It syncs files, not the filesystem: that would also write what others have
-// written elsewhere on it, which can be any amount. The record was synced
-// before, and on journalling filesystems that wrote the log up to the record's
-// own place, so that these syncs find their share of it done: an object of one
-// file costs two writes of the log, this one and the one of the rename.
+// written elsewhere on it, which can be any amount. It syncs them at once,
+// which a journalling filesystem answers with one or two writes of its log;
+// one after the other, each would flush the disk again.
 func settle(stage *os.Root, data string) error {
-	if err := syncFile(stage, data); err != nil {
-		return err
+	var group errgroup.Group
+	for _, name := range []string{data, recordFile, "."} {
+		group.Go(func() error { return syncFile(stage, name) })
 	}
-	return syncFile(stage, ".")
+	return group.Wait()
 }
 
 // syncFile makes one file or directory durable.

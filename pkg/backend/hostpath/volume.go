@@ -174,6 +174,9 @@ func (b *Backend) setCapacity(record volumeRecord, capacity int64) (backend.Volu
 	b.step.At("record")
 	err := writeRecord(b.root, staged, record)
 	if err == nil {
+		err = syncFile(b.root, staged)
+	}
+	if err == nil {
 		b.step.At("commit")
 		err = b.root.Rename(staged, path.Join(volumePath(id), recordFile))
 	}
