@@ -334,7 +334,7 @@ func TestLongSnapshotIsJoinedAndDelaysNobody(t *testing.T) {
 	_, err = c.ExpandVolume(t.Context(), volume.ID, 2*mib, 0)
 	expectError(t, err, backend.ErrBusy)
 	_, err = c.CreateSnapshot(t.Context(), SnapshotRequest{Name: "snapshot", Source: other.ID})
-	expectError(t, err, backend.ErrExists)
+	expectError(t, err, backend.ErrBusy)
 	restore := volumeRequest("restored")
 	restore.Source.Snapshot = backend.NewSnapshotID("node", "snapshot")
 	_, err = c.CreateVolume(t.Context(), restore)

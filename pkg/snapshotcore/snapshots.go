@@ -42,7 +42,8 @@ func (c *Core) CreateSnapshot(ctx context.Context, r SnapshotRequest) (backend.S
 func (c *Core) joinOrStartSnapshot(id backend.SnapshotID, r SnapshotRequest) (*operation, error) {
 	if op, running := c.creating[id.String()]; running {
 		if first := op.request.(SnapshotRequest); first.Source != r.Source || first.Elsewhere != r.Elsewhere || !maps.Equal(first.Parameters, r.Parameters) {
-			return nil, fmt.Errorf("name: snapshot %q is being made with other arguments; use another name: %w", r.Name, backend.ErrExists)
+			// Not ErrExists, which is final: this one may yet not come to be.
+			return nil, fmt.Errorf("name: snapshot %q is being made with other arguments; repeat the call later or use another name: %w", r.Name, backend.ErrBusy)
 		}
 		return op, nil
 	}

@@ -58,7 +58,9 @@ func (c *Core) CreateVolume(ctx context.Context, r VolumeRequest) (backend.Volum
 func (c *Core) joinOrStartVolume(id backend.VolumeID, r VolumeRequest, limits backend.Limits) (*operation, error) {
 	if op, running := c.creating[id.String()]; running {
 		if !sameVolumeRequest(op.request.(VolumeRequest), r) {
-			return nil, fmt.Errorf("name: %q is being created with other arguments; use another name: %w", r.Name, backend.ErrExists)
+			// Not ErrExists, which is final: the volume may yet come to satisfy
+			// this request, or not come to be.
+			return nil, fmt.Errorf("name: %q is being created with other arguments; repeat the call later or use another name: %w", r.Name, backend.ErrBusy)
 		}
 		return op, nil
 	}
