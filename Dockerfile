@@ -14,6 +14,6 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends e2fsprogs xfsprogs mount util-linux \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 COPY --from=build /snapdriver /usr/local/bin/snapdriver
-# Root: mounting and loop devices need it; see docs/design.md.
+# Root, and privileged: see "Where it may run" in docs/design.md.
 ENTRYPOINT ["/usr/local/bin/snapdriver"]
 CMD ["--endpoint=unix:///csi/csi.sock", "--root=/var/lib/snapdriver"]

@@ -49,8 +49,8 @@ func New(t testing.TB, root string) *Driver {
 	return d
 }
 
-// Start starts the driver and waits until it is ready.
-func (d *Driver) Start() {
+// Launch starts the driver and does not wait. There are no clients yet.
+func (d *Driver) Launch() {
 	d.t.Helper()
 	// A file, for a pipe would make this process work for each line.
 	log, err := os.Create(d.log)
@@ -63,6 +63,12 @@ func (d *Driver) Start() {
 	if err := d.process.Start(); err != nil {
 		d.t.Fatal(err)
 	}
+}
+
+// Start starts the driver and waits until it is ready.
+func (d *Driver) Start() {
+	d.t.Helper()
+	d.Launch()
 	d.waitListening() // else gRPC backs off for a second after its first try
 	connection, err := grpc.NewClient("unix://"+d.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

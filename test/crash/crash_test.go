@@ -30,7 +30,8 @@ const (
 	enough = 6
 )
 
-// TestKill kills the driver at 60 random moments. After each restart, every
+// TestKill kills the driver at 60 random moments of work, and as often while it
+// starts or while volumes are staged and read. After each restart, every
 // acknowledged object is whole, nothing acknowledged as deleted is there, and
 // every request that was cut off is repeated until it succeeds. At the end all
 // is deleted and nothing is left.
@@ -49,14 +50,26 @@ func testKill(t *testing.T, root string) {
 	t.Logf("seed %d", seed)
 
 	workers := []*worker{
-		newWorker(t, d, "directory-1", nil, random.Uint64()),
-		newWorker(t, d, "directory-2", nil, random.Uint64()),
-		newWorker(t, d, "image", map[string]string{"layout": "image"}, random.Uint64()),
+		newWorker(t, d, "directory-1", capability(false), nil, random.Uint64()),
+		newWorker(t, d, "directory-2", capability(false), nil, random.Uint64()),
+		newWorker(t, d, "image", capability(false), map[string]string{"layout": "image"}, random.Uint64()),
+		newWorker(t, d, "block", capability(true), nil, random.Uint64()),
 	}
-	for range kills {
+	for round := range kills {
+		if round%2 == 0 {
+			d.Launch()
+			time.Sleep(time.Duration(random.IntN(40)) * time.Millisecond)
+		} else {
+			d.Start()
+			timer := killLater(d, random, 100*time.Millisecond)
+			forAll(workers, func(w *worker) { w.verify(mayDie) })
+			timer.Stop()
+		}
+		d.Kill()
+
 		d.Start()
-		forAll(workers, (*worker).verify)
-		timer := time.AfterFunc(time.Duration(random.IntN(300))*time.Millisecond, func() { d.Signal(syscall.SIGKILL) })
+		forAll(workers, func(w *worker) { w.verify(mustLive) })
+		timer := killLater(d, random, 300*time.Millisecond)
 		forAll(workers, (*worker).work)
 		timer.Stop()
 		d.Kill()
@@ -65,13 +78,18 @@ func testKill(t *testing.T, root string) {
 		}
 	}
 	d.Start()
-	forAll(workers, (*worker).verify)
 	forAll(workers, (*worker).deleteAll)
 	d.Stop()
 	for _, w := range workers {
 		t.Logf("%s: %v acknowledged, %d cut off and repeated", w.name, w.acknowledged, w.cutOff)
 	}
 	checkEmpty(t, root)
+}
+
+// killLater kills the driver at some moment within a time. Those who call it
+// find out by their calls.
+func killLater(d *testdriver.Driver, random *rand.Rand, within time.Duration) *time.Timer {
+	return time.AfterFunc(time.Duration(random.Int64N(int64(within))), func() { d.Signal(syscall.SIGKILL) })
 }
 
 func forAll(workers []*worker, do func(*worker)) {
@@ -107,6 +125,7 @@ type worker struct {
 	t          *testing.T
 	d          *testdriver.Driver
 	name       string
+	how        *csi.VolumeCapability
 	parameters map[string]string
 	staging    string
 	random     *rand.Rand
@@ -130,9 +149,9 @@ type object struct {
 	content
 }
 
-func newWorker(t *testing.T, d *testdriver.Driver, name string, parameters map[string]string, seed uint64) *worker {
+func newWorker(t *testing.T, d *testdriver.Driver, name string, how *csi.VolumeCapability, parameters map[string]string, seed uint64) *worker {
 	return &worker{
-		t: t, d: d, name: name, parameters: parameters, staging: testenv.TempDir(t),
+		t: t, d: d, name: name, how: how, parameters: parameters, staging: testenv.TempDir(t),
 		random:  rand.New(rand.NewPCG(seed, seed)),
 		volumes: map[string]object{}, snapshots: map[string]object{}, acknowledged: map[string]int{},
 	}
@@ -154,48 +173,64 @@ func (w *worker) work() {
 	}
 }
 
+// Whether the driver may die in the middle of a verification.
+const (
+	mayDie   = true
+	mustLive = false
+)
+
 // verify repeats what was cut off and checks everything that was promised.
-func (w *worker) verify() {
+func (w *worker) verify(dying bool) {
+	err := w.verifyAll()
+	if err != nil && (!dying || status.Code(err) != codes.Unavailable) {
+		w.t.Errorf("%s: %v", w.name, err)
+	}
+}
+
+func (w *worker) verifyAll() error {
 	if w.pending != nil {
 		if err := w.pending(); err != nil {
-			w.t.Errorf("%s: the repeat: %v", w.name, err)
+			return fmt.Errorf("the repeat: %w", err)
 		}
 		w.pending = nil
 	}
 	for name, volume := range w.volumes {
-		if err := w.staged(volume.id, func() { volume.check(w.t, name, w.staging) }); err != nil {
-			w.t.Errorf("%s: %v", name, err)
+		if err := w.staged(volume.id, func(path string) { volume.check(w.t, name, path) }); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		response, err := w.d.Controller.ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: volume.id})
-		if err != nil || response.GetVolume().GetCapacityBytes() < volume.capacity {
-			w.t.Errorf("%s: %v, %v; %d bytes were acknowledged", name, response, err, volume.capacity)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if has := response.GetVolume().GetCapacityBytes(); has < volume.capacity {
+			return fmt.Errorf("%s has %d bytes, %d were acknowledged", name, has, volume.capacity)
 		}
 	}
 	for name, snapshot := range w.snapshots {
 		response, err := w.d.Controller.GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: snapshot.id})
-		if err != nil || !response.GetSnapshot().GetReadyToUse() {
-			w.t.Errorf("%s: %v, %v", name, response, err)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if !response.GetSnapshot().GetReadyToUse() {
+			return fmt.Errorf("%s is not ready", name)
 		}
 	}
-	w.checkDeleted()
+	return w.verifyDeleted()
 }
 
-// checkDeleted checks that what was acknowledged as deleted has not come back.
-func (w *worker) checkDeleted() {
+// verifyDeleted checks that what was acknowledged as deleted has not come back.
+func (w *worker) verifyDeleted() error {
 	for _, id := range w.deletedVolumes {
-		_, err := w.d.Controller.ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: id})
-		w.expectNotFound(id, err)
+		if _, err := w.d.Controller.ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: id}); status.Code(err) != codes.NotFound {
+			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
+		}
 	}
 	for _, id := range w.deletedSnapshots {
-		_, err := w.d.Controller.GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: id})
-		w.expectNotFound(id, err)
+		if _, err := w.d.Controller.GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: id}); status.Code(err) != codes.NotFound {
+			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
+		}
 	}
-}
-
-func (w *worker) expectNotFound(id string, err error) {
-	if status.Code(err) != codes.NotFound {
-		w.t.Errorf("%s: %s was deleted, and is there: %v", w.name, id, err)
-	}
+	return nil
 }
 
 // choose picks a change that makes sense now: a name for the statistics, and
@@ -254,19 +289,14 @@ func (w *worker) create(source *csi.VolumeContentSource, filling content, fill b
 		response, err := w.d.Controller.CreateVolume(context.Background(), &csi.CreateVolumeRequest{
 			Name: name, Parameters: w.parameters, VolumeContentSource: source,
 			CapacityRange:      &csi.CapacityRange{RequiredBytes: capacity},
-			VolumeCapabilities: []*csi.VolumeCapability{capability},
+			VolumeCapabilities: []*csi.VolumeCapability{w.how},
 		})
 		if err != nil {
 			return err
 		}
 		id := response.GetVolume().GetVolumeId()
 		if fill {
-			err = w.staged(id, func() {
-				if _, err := os.Stat(filepath.Join(w.staging, "dir/link")); err != nil {
-					_ = os.Remove(filepath.Join(w.staging, "dir/link"))
-					filling.write(w.t, w.staging)
-				}
-			})
+			err = w.staged(id, func(path string) { filling.write(w.t, path) })
 		}
 		if err == nil {
 			w.volumes[name] = object{id, response.GetVolume().GetCapacityBytes(), filling}
@@ -275,28 +305,46 @@ func (w *worker) create(source *csi.VolumeContentSource, filling content, fill b
 	}
 }
 
-var capability = &csi.VolumeCapability{
-	AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-	AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+func capability(block bool) *csi.VolumeCapability {
+	c := &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+	}
+	if block {
+		c.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+	}
+	return c
 }
 
-// staged runs use while the volume is at w.staging. A staging that was cut off
-// is undone first.
-func (w *worker) staged(id string, use func()) error {
-	unstage := func() error {
-		_, err := w.d.Node.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: w.staging})
+// staged runs use while the volume is published, as a directory or as a device.
+// What a call that was cut off has left is undone first.
+func (w *worker) staged(id string, use func(path string)) error {
+	staging, target := filepath.Join(w.staging, "staging"), filepath.Join(w.staging, "target")
+	if err := os.MkdirAll(staging, 0o755); err != nil {
 		return err
 	}
-	if err := unstage(); err != nil {
+	undo := func() error {
+		_, err := w.d.Node.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+		if err == nil {
+			_, err = w.d.Node.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging})
+		}
+		return err
+	}
+	if err := undo(); err != nil {
 		return err
 	}
 	if _, err := w.d.Node.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{
-		VolumeId: id, StagingTargetPath: w.staging, VolumeCapability: capability,
+		VolumeId: id, StagingTargetPath: staging, VolumeCapability: w.how,
 	}); err != nil {
 		return err
 	}
-	use()
-	return unstage()
+	if _, err := w.d.Node.NodePublishVolume(context.Background(), &csi.NodePublishVolumeRequest{
+		VolumeId: id, StagingTargetPath: staging, TargetPath: target, VolumeCapability: w.how,
+	}); err != nil {
+		return err
+	}
+	use(target)
+	return undo()
 }
 
 func (w *worker) snapshot(source object) func() error {
@@ -349,6 +397,7 @@ func (w *worker) deleteSnapshot(name string) func() error {
 }
 
 func (w *worker) deleteAll() {
+	w.verify(mustLive)
 	for name := range w.snapshots {
 		// Restored once more, to see that it is whole.
 		snapshot := w.snapshots[name]
@@ -359,7 +408,7 @@ func (w *worker) deleteAll() {
 			w.t.Errorf("%s: delete: %v", name, err)
 		}
 	}
-	w.verify()
+	w.verify(mustLive)
 	for name := range w.volumes {
 		if err := w.deleteVolume(name)(); err != nil {
 			w.t.Errorf("%s: delete: %v", name, err)
