@@ -11,17 +11,55 @@ import (
 
 // loops finds the loop devices of images. What is kept here says only where to
 // look first; the kernel is asked in any case.
+//
+// Two calls for one volume must not bind two devices, and so each volume has a
+// lock of its own: a device that is slow to open or to flush delays no other.
 type loops struct {
-	mu    sync.Mutex // two calls for one volume must not bind two devices
-	known map[backend.VolumeID]int
+	mu    sync.Mutex // of the map, and of users
+	known map[backend.VolumeID]*volumeLoop
+}
+
+// volumeLoop is one volume's lock, and where its device was seen last.
+type volumeLoop struct {
+	mu     sync.Mutex
+	users  int // calls that hold mu or wait for it
+	number int // noDevice: not known
+}
+
+// lock returns what is known of a volume, locked.
+func (l *loops) lock(id backend.VolumeID) *volumeLoop {
+	l.mu.Lock()
+	v := l.known[id]
+	if v == nil {
+		if l.known == nil {
+			l.known = map[backend.VolumeID]*volumeLoop{}
+		}
+		v = &volumeLoop{number: noDevice}
+		l.known[id] = v
+	}
+	v.users++
+	l.mu.Unlock()
+	v.mu.Lock()
+	return v
+}
+
+// unlock undoes lock, and forgets a volume that has no device.
+func (l *loops) unlock(id backend.VolumeID, v *volumeLoop) {
+	l.mu.Lock()
+	v.users--
+	if v.users == 0 && v.number == noDevice {
+		delete(l.known, id)
+	}
+	l.mu.Unlock()
+	v.mu.Unlock()
 }
 
 // attach binds an image, open for writing, unless it is bound, and brings the
 // device to the image's size. It returns the device's path.
 func (l *loops) attach(id backend.VolumeID, image *os.File) (string, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	device, err := l.lookup(id, image)
+	v := l.lock(id)
+	defer l.unlock(id, v)
+	device, err := v.find(id, image)
 	if err == nil && device == nil {
 		device, err = loop.Bind(image, false)
 	} else if err == nil {
@@ -31,16 +69,16 @@ func (l *loops) attach(id backend.VolumeID, image *os.File) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	l.remember(id, device.Number)
+	v.number = device.Number
 	return device.Path(), nil
 }
 
 // find returns the device that holds an image, open for reading; nil when
 // there is none.
 func (l *loops) find(id backend.VolumeID, image *os.File) (*loop.Device, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lookup(id, image)
+	v := l.lock(id)
+	defer l.unlock(id, v)
+	return v.find(id, image)
 }
 
 // refresh brings the device that holds an image, if any, to the image's size.
@@ -56,27 +94,36 @@ func (l *loops) refresh(id backend.VolumeID, image *os.File) error {
 // detach frees the device that holds an image, if any. One that is still open
 // elsewhere is freed by the kernel when it is closed there.
 func (l *loops) detach(id backend.VolumeID, image *os.File) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	device, err := l.lookup(id, image)
+	v := l.lock(id)
+	defer l.unlock(id, v)
+	device, err := v.find(id, image)
 	if err != nil || device == nil {
 		return err
 	}
 	defer device.Close()
-	delete(l.known, id)
+	v.number = noDevice
 	return device.Detach()
 }
 
-// lookup is find, with the mutex held. When the device is not where it was
-// seen last, all are looked at: another process, one that ran here before for
-// one, may have bound the image.
-func (l *loops) lookup(id backend.VolumeID, image *os.File) (*loop.Device, error) {
-	if number, known := l.known[id]; known {
-		if device, err := loop.OpenIfHolds(number, image); err != nil || device != nil {
+// find looks first where the device was seen last, and then everywhere:
+// another process, one that ran here before for one, may have bound the image.
+func (v *volumeLoop) find(id backend.VolumeID, image *os.File) (*loop.Device, error) {
+	if v.number != noDevice {
+		if device, err := loop.OpenIfHolds(v.number, image); err != nil || device != nil {
 			return device, err
 		}
-		delete(l.known, id)
+		v.number = noDevice
 	}
+	device, err := search(id.String(), image)
+	if device != nil {
+		v.number = device.Number
+	}
+	return device, err
+}
+
+// search asks the kernel which device holds the image of the volume in the
+// directory volumes/name; nil when none does.
+func search(name string, image *os.File) (*loop.Device, error) {
 	bound, err := loop.Bound()
 	if err != nil {
 		return nil, err
@@ -85,22 +132,12 @@ func (l *loops) lookup(id backend.VolumeID, image *os.File) (*loop.Device, error
 		// The path says only which devices are worth asking. It is that of
 		// the mount namespace that bound the image, where the root may have
 		// been elsewhere.
-		if !strings.HasSuffix(loop.BackingFile(number), "/"+volumePath(id)+"/"+imageFile) {
+		if !strings.HasSuffix(loop.BackingFile(number), "/"+volumesDir+"/"+name+"/"+imageFile) {
 			continue
 		}
 		if device, err := loop.OpenIfHolds(number, image); err != nil || device != nil {
-			if device != nil {
-				l.remember(id, number)
-			}
 			return device, err
 		}
 	}
 	return nil, nil
-}
-
-func (l *loops) remember(id backend.VolumeID, number int) {
-	if l.known == nil {
-		l.known = map[backend.VolumeID]int{}
-	}
-	l.known[id] = number
 }
