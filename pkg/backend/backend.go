@@ -62,8 +62,9 @@ type Backend interface {
 	// exist, succeeds. A device that is still open goes when it is closed.
 	Detach(ctx context.Context, id VolumeID) error
 
-	// Close waits for work in the background and frees the storage for another
-	// process. Volumes stay attached: pods go on using them.
+	// Close ends work in the background, which the next Recover goes on with,
+	// and frees the storage for another process. Volumes stay attached: pods
+	// go on using them.
 	Close() error
 }
 

@@ -22,7 +22,8 @@ type Storage interface {
 	Read(t testing.TB, b backend.Backend, id backend.VolumeID) string
 
 	// Check fails t when the closed storage, which has no objects, is not
-	// empty: staged or deleted data, devices, mounts.
+	// empty: staged data, devices, mounts, and deleted data that do not go
+	// when they are given the time.
 	Check(t testing.TB)
 }
 

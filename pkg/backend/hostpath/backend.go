@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,7 @@ type Backend struct {
 	step        backend.StepFunc
 	freezeLimit time.Duration
 	background  sync.WaitGroup
+	closing     atomic.Bool // what is in the background is to end
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -128,8 +130,10 @@ func holder(root *os.Root) string {
 	return "pid not known"
 }
 
-// Close implements backend.Backend.
+// Close implements backend.Backend. What is in the trash need not be removed
+// for it: the next start goes on with that.
 func (b *Backend) Close() error {
+	b.closing.Store(true)
 	b.background.Wait()
 	return errors.Join(b.root.Close(), b.lock.Close())
 }

@@ -155,9 +155,31 @@ func use(t testing.TB, b backend.Backend, id backend.VolumeID, act func(name str
 	}
 }
 
+// Check lets the trash be emptied first, which Close does not wait for.
 func (s storage) Check(t testing.TB) {
 	t.Helper()
-	for _, dir := range []string{"volumes", "snapshots", "staging", "trash", "damaged"} {
+	s.checkEmpty(t, "volumes", "snapshots", "staging", "damaged")
+	b := open(t, s.root, hostpath.Options{})
+	if _, err := b.Recover(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	b.WaitForRemovals()
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.checkEmpty(t, "trash")
+	leaks, err := testenv.Leaks(s.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leak := range leaks {
+		t.Errorf("left behind: %s", leak)
+	}
+}
+
+func (s storage) checkEmpty(t testing.TB, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
 		entries, err := os.ReadDir(filepath.Join(s.root, dir))
 		if err != nil {
 			t.Fatal(err)
@@ -165,12 +187,5 @@ func (s storage) Check(t testing.TB) {
 		for _, entry := range entries {
 			t.Errorf("left behind: %s/%s", dir, entry.Name())
 		}
-	}
-	leaks, err := testenv.Leaks(s.root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, leak := range leaks {
-		t.Errorf("left behind: %s", leak)
 	}
 }

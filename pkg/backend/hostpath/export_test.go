@@ -5,3 +5,6 @@ func (b *Backend) Crash() {
 	_ = b.root.Close()
 	_ = b.lock.Close()
 }
+
+// WaitForRemovals waits until what was deleted is removed.
+func (b *Backend) WaitForRemovals() { b.background.Wait() }

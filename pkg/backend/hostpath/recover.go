@@ -17,7 +17,7 @@ import (
 )
 
 // Recover implements backend.Backend. Staging and trash are emptied in the
-// background; Close waits for it.
+// background, until Close.
 func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 	inventory, err := b.recover(ctx)
 	if err != nil {

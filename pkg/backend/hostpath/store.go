@@ -28,7 +28,7 @@ func (b *Backend) build(ctx context.Context, shelf, id, data string, fill func(s
 	rubbish := staged
 	defer func() {
 		if err != nil {
-			b.discard(rubbish)
+			b.discard(ctx, rubbish)
 			err = classify(err)
 		}
 	}()
@@ -132,14 +132,18 @@ func (b *Backend) delete(shelf, id string) error {
 	return nil
 }
 
-// discard removes what lies at name, at once, so that a repeat finds the space
-// free. It goes on when the operation was cancelled, and what it cannot remove
-// is left to the next start.
-func (b *Backend) discard(name string) {
+// discard removes what lies at name: at once, so that a repeat finds the space
+// free, or in the background when the operation was cancelled, so that a stop
+// need not wait. What it cannot remove is left to the next start.
+func (b *Backend) discard(ctx context.Context, name string) {
 	trashed := unique(path.Base(name))
 	err := b.root.Rename(name, path.Join(trashDir, trashed))
 	if err != nil {
 		klog.ErrorS(err, "Cannot clean up; left to the next start", "object", name)
+		return
+	}
+	if ctx.Err() != nil {
+		b.background.Go(func() { b.removeTrash(trashed) })
 		return
 	}
 	b.removeTrash(trashed)

@@ -14,7 +14,8 @@ import (
 // batch is how many entries of a directory are listed at once.
 const batch = 1024
 
-// removeTrash removes entries of the trash with all that lies below them.
+// removeTrash removes entries of the trash with all that lies below them, or
+// as much of it as it can before Close.
 //
 // It does not descend: it moves every directory that it meets up into the
 // trash, beside the others. So neither a tree's depth nor the length of its
@@ -22,7 +23,7 @@ const batch = 1024
 // Entries that do not go, for one with a mount below it, stay where they are
 // until the next start.
 func (b *Backend) removeTrash(names ...string) {
-	for len(names) > 0 {
+	for len(names) > 0 && !b.closing.Load() {
 		last := len(names) - 1
 		name := names[last]
 		names = names[:last]
@@ -60,23 +61,79 @@ func (b *Backend) flatten(name string) (moved []string, err error) {
 		}
 		gone := 0
 		for _, entry := range entries {
-			err = unix.Unlinkat(int(dir.Fd()), entry, 0)
-			if errors.Is(err, unix.EISDIR) {
-				up := unique("directory")
-				if err = unix.Renameat(int(dir.Fd()), entry, int(trash.Fd()), up); err == nil {
-					moved = append(moved, up)
-				}
+			if b.closing.Load() {
+				return moved, nil
+			}
+			var up string
+			up, err = takeOut(dir, trash, entry)
+			if up != "" {
+				moved = append(moved, up)
 			}
 			if err == nil {
 				gone++
-			} else {
-				err = fmt.Errorf("remove %q: %w", entry, err)
 			}
 		}
 		if gone == 0 {
 			return moved, err
 		}
 	}
+}
+
+// takeOut removes an entry of dir. A directory it moves up into the trash, and
+// returns its name there.
+func takeOut(dir, trash *os.File, entry string) (up string, err error) {
+	up, err = unlinkOrMove(dir, trash, entry)
+	if errors.Is(err, unix.EPERM) {
+		// Root is refused because of attributes, and of nothing else.
+		if err := errors.Join(unprotect(int(dir.Fd())), unprotectEntry(dir, entry)); err != nil {
+			return "", fmt.Errorf("remove the attributes of %q: %w", entry, err)
+		}
+		up, err = unlinkOrMove(dir, trash, entry)
+	}
+	if err != nil {
+		return "", fmt.Errorf("remove %q: %w", entry, err)
+	}
+	return up, nil
+}
+
+func unlinkOrMove(dir, trash *os.File, entry string) (up string, err error) {
+	err = unix.Unlinkat(int(dir.Fd()), entry, 0)
+	if !errors.Is(err, unix.EISDIR) {
+		return "", err
+	}
+	up = unique("directory")
+	return up, unix.Renameat(int(dir.Fd()), entry, int(trash.Fd()), up)
+}
+
+// The attributes of linux/fs.h with which chattr +i and +a keep a file from
+// being removed.
+const protection = 0x10 | 0x20 // FS_IMMUTABLE_FL | FS_APPEND_FL
+
+// unprotect takes the protection from an open file or directory.
+func unprotect(fd int) error {
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	if err != nil || flags&protection == 0 {
+		return os.NewSyscallError("ioctl", err)
+	}
+	return os.NewSyscallError("ioctl", unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags&^protection)))
+}
+
+// unprotectEntry takes the protection from an entry of a directory. Only files
+// and directories have any; to open another kind could have effects.
+func unprotectEntry(dir *os.File, entry string) error {
+	var stat unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), entry, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return os.NewSyscallError("fstatat", err)
+	}
+	if kind := stat.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return nil
+	}
+	fd, err := unix.Openat(int(dir.Fd()), entry, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("openat", err)
+	}
+	defer unix.Close(fd)
+	return unprotect(fd)
 }
 
 // firstEntries lists a directory's first entries anew: entries are removed
