@@ -47,7 +47,7 @@ var layouts = map[string]func(*csi.CreateVolumeRequest){
 
 func newTestbed(t *testing.T) *testbed {
 	t.Helper()
-	base := testenv.Filesystem(t, "ext4", 8*gib)
+	base := testenv.Filesystem(t, "ext4", 16*gib)
 	b := &testbed{t: t, root: filepath.Join(base, "root"), staging: filepath.Join(base, "stage a\nb"), pods: filepath.Join(base, "pods a\nb")}
 	opened, err := hostpath.Open(b.root, hostpath.Options{})
 	if err != nil {
@@ -463,6 +463,63 @@ func TestExpand(t *testing.T) {
 			wantDeviceSize(t, reader, larger)
 		}
 	})
+}
+
+// TestGrowFar: growth past the factor that mkfs.ext4 makes provisions for.
+func TestGrowFar(t *testing.T) {
+	testenv.RequireRoot(t)
+	v := newTestbed(t).volume("v", func(r *csi.CreateVolumeRequest) {
+		layouts["ext4"](r)
+		r.CapacityRange.RequiredBytes = 8 * mib
+	})
+	v.stage(codes.OK)
+	target := v.publish("a", codes.OK)
+	if err := write(v.payload(target), "hello"); err != nil {
+		t.Fatal(err)
+	}
+	v.unpublish("a", codes.OK)
+	v.unstage(codes.OK)
+	v.expand(10 * gib)
+	v.stage(codes.OK)
+	target = v.publish("a", codes.OK)
+	v.wantContent(target, "hello")
+	if got := v.stats(target, "", codes.OK)[0].Total; got < 9*gib {
+		t.Errorf("%d bytes, want about 10 GiB", got)
+	}
+	v.unpublish("a", codes.OK)
+	v.unstage(codes.OK)
+	testenv.Run(t, "e2fsck", "-f", "-n", filepath.Join(v.root, "volumes", v.VolumeId, "image"))
+}
+
+// TestGrowUnmountedAlone: while a filesystem is written past its journal, no
+// snapshot is taken. One that is running is waited for; one that grows mounted
+// need not wait.
+func TestGrowUnmountedAlone(t *testing.T) {
+	testenv.RequireRoot(t)
+	v := newTestbed(t).volume("v", layouts["ext4"])
+	id, err := backend.ParseVolumeID(v.VolumeId)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.expand(2 * v.CapacityBytes)
+	release, err := v.server.core().LockVolume(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.CreateSnapshot(background, &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: v.VolumeId})
+	wantCode(t, err, codes.Aborted)
+	if !mounts.MayGrowMounted() {
+		v.stage(codes.Aborted)
+	}
+	release()
+	v.stage(codes.OK)
+}
+
+func (v *testVolume) expand(size int64) {
+	v.t.Helper()
+	must[*csi.ControllerExpandVolumeResponse](v.t)(v.ControllerExpandVolume(background, &csi.ControllerExpandVolumeRequest{
+		VolumeId: v.VolumeId, CapacityRange: &csi.CapacityRange{RequiredBytes: size},
+	}))
 }
 
 func wantDeviceSize(t *testing.T, path string, want int64) {

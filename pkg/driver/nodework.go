@@ -31,22 +31,49 @@ func (n *node) stage(ctx context.Context, v held, path string, asked access) err
 	if staged {
 		return checkFlags("staging_target_path", path, mount, flags)
 	}
-	err = mountStaging(mount, path, flags)
+	err = n.mountStaging(v.ID, mount, path, flags)
 	if err != nil && !v.attached {
 		err = errors.Join(err, n.core().Detach(context.WithoutCancel(ctx), v.ID))
 	}
 	return err
 }
 
-// mountStaging mounts a volume at the staging path.
-func mountStaging(mount backend.Mount, path string, flags mounts.Flags) error {
+// mountStaging mounts a volume at the staging path, with its filesystem grown
+// to its device.
+func (n *node) mountStaging(id backend.VolumeID, mount backend.Mount, path string, flags mounts.Flags) error {
 	if err := checkFree("staging_target_path", path); err != nil {
 		return err
 	}
 	if err := mounts.CheckEmptyDir("staging_target_path", path); err != nil {
 		return err
 	}
-	return mounts.Mount(mount, path, flags)
+	unmounted, err := mounts.NeedsGrowUnmounted(mount)
+	if err != nil {
+		return err
+	}
+	if unmounted {
+		if err := n.growUnmounted(id, mount); err != nil {
+			return err
+		}
+	}
+	if err := mounts.Mount(mount, path, flags); err != nil || unmounted {
+		return err
+	}
+	if err := mounts.Grow(mount, path); err != nil {
+		return errors.Join(err, mounts.Unmount(path))
+	}
+	return nil
+}
+
+// growUnmounted grows a filesystem that cannot grow while it is mounted, and
+// keeps snapshots, clones and expansions of the volume away meanwhile.
+func (n *node) growUnmounted(id backend.VolumeID, mount backend.Mount) error {
+	release, err := n.core().LockVolume(id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return mounts.GrowUnmounted(mount.Source)
 }
 
 // isStaged says whether the volume is staged at the path. A block volume is

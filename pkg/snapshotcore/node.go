@@ -16,6 +16,12 @@ func (c *Core) LockNode(id backend.VolumeID) (release func(), err error) {
 	return c.lock(exclusive(nodeKey(id)))
 }
 
+// LockVolume keeps snapshots, clones, expansions and the deletion of the volume
+// away until release is called. The volume need not exist. ErrBusy.
+func (c *Core) LockVolume(id backend.VolumeID) (release func(), err error) {
+	return c.lock(exclusive(id.String()))
+}
+
 // Attach is backend.Backend.Attach. The caller holds LockNode.
 func (c *Core) Attach(ctx context.Context, id backend.VolumeID) (backend.Mount, error) {
 	return c.backend.Attach(ctx, id)

@@ -17,28 +17,12 @@ import (
 )
 
 // Mount puts an attached volume at an existing empty directory, with flags
-// beside those that its backend asks for, and with its filesystem grown to its
-// device. It is never formatted.
+// beside those that its backend asks for. It is never formatted.
 func Mount(m backend.Mount, path string, flags Flags) error {
 	if m.FSType == "" {
 		return Bind(m.Source, path, flags)
 	}
-	if m.FSType == ext4 {
-		if err := growUnmounted(m.Source); err != nil {
-			return err
-		}
-	}
-	options := append(flags.options(), m.Options...)
-	if err := mount.NewWithoutSystemd("").Mount(m.Source, path, m.FSType, options); err != nil {
-		return err
-	}
-	if m.FSType == ext4 {
-		return nil
-	}
-	if err := Grow(m, path); err != nil {
-		return errors.Join(err, Unmount(path))
-	}
-	return nil
+	return mount.NewWithoutSystemd("").Mount(m.Source, path, m.FSType, append(flags.options(), m.Options...))
 }
 
 // Bind makes source, a directory or a device node, appear at an existing path,

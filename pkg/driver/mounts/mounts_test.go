@@ -118,25 +118,3 @@ func TestElsewhereSeenTwice(t *testing.T) {
 		t.Errorf("elsewhere: %q %v", others, err)
 	}
 }
-
-// TestGrowUnmounted grows a filesystem that has been used since its last check.
-func TestGrowUnmounted(t *testing.T) {
-	testenv.RequireRoot(t)
-	dir := testenv.TempDir(t)
-	image := filepath.Join(dir, "image")
-	testenv.Run(t, "truncate", "-s", "32M", image)
-	testenv.Run(t, "mkfs.ext4", "-q", image)
-	testenv.Run(t, "mount", "-o", "loop", image, dir)
-	testenv.Run(t, "umount", dir)
-	testenv.Run(t, "tune2fs", "-T", "20200101", image)
-	testenv.Run(t, "truncate", "-s", "64M", image)
-	for range 2 {
-		if err := growUnmounted(image); err != nil {
-			t.Fatal(err)
-		}
-	}
-	testenv.Run(t, "e2fsck", "-f", "-n", image)
-	if out := testenv.Run(t, "dumpe2fs", "-h", image); !strings.Contains(strings.Join(strings.Fields(out), " "), "Block count: 65536") {
-		t.Errorf("it has not grown: %s", out)
-	}
-}
