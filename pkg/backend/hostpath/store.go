@@ -123,20 +123,33 @@ func (b *Backend) delete(shelf, id string) error {
 	existed := err == nil
 	// What is absent is synced too: an earlier try may have failed here.
 	b.step.At("sync")
-	if err := syncFile(b.root, shelf); err != nil {
+	err = syncFile(b.root, shelf)
+	switch {
+	case err != nil && existed:
+		// An error says that the object is still there: so it shall be, whole.
+		b.step.At("take back")
+		return errors.Join(fmt.Errorf("sync %s: %w", shelf, err), b.rename(path.Join(trashDir, trashed), path.Join(shelf, id)))
+	case err != nil:
 		return fmt.Errorf("sync %s: %w", shelf, err)
-	}
-	if existed {
+	case existed:
 		b.background.Go(func() { b.removeTrash(trashed) })
 	}
 	return nil
 }
 
-// discard removes what lies at name: at once, so that a repeat finds the space
+// discard takes away what lies at name, staged or committed, by one rename.
+// That need not be durable. What was staged goes at the next start in any
+// case. What was committed is nobody's yet, and whole: when a power cut undoes
+// the rename, the next start serves it, and the repeat of the call finds it.
+// None of its files can then be gone, since they are removed after the rename
+// and a filesystem's log keeps that order.
+//
+// The data are removed at once, so that a repeat finds the space
 // free, or in the background when the operation was cancelled, so that a stop
 // need not wait. What it cannot remove is left to the next start.
 func (b *Backend) discard(ctx context.Context, name string) {
 	trashed := unique(path.Base(name))
+	b.step.At("discard")
 	err := b.root.Rename(name, path.Join(trashDir, trashed))
 	if err != nil {
 		klog.ErrorS(err, "Cannot clean up; left to the next start", "object", name)
