@@ -102,17 +102,36 @@ func Open(number, flag int) (*Device, error) {
 // one that a device still holds: its inode is not given to another before the
 // device lets it go.
 func OpenIfHolds(number int, held *os.File) (*Device, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(held.Fd()), &stat); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	return openIf(number, func(status *unix.LoopInfo64) bool {
+		return status.Device == stat.Dev && status.Inode == stat.Ino
+	})
+}
+
+// OpenIfReads opens a device if it is a read-only one over the block device of
+// that number (st_rdev); else nil.
+func OpenIfReads(number int, rdev uint64) (*Device, error) {
+	// Others are not even opened: that would keep one from going that is
+	// detached at the same moment.
+	if readOnly, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/ro", number)); err != nil || string(readOnly) != "1\n" {
+		return nil, nil //nolint:nilerr // it has gone
+	}
+	return openIf(number, func(status *unix.LoopInfo64) bool {
+		return status.Rdevice == rdev && status.Flags&unix.LO_FLAGS_READ_ONLY != 0
+	})
+}
+
+// openIf opens a device if it holds what is looked for; else nil.
+func openIf(number int, sought func(*unix.LoopInfo64) bool) (*Device, error) {
 	device, err := Open(number, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(int(held.Fd()), &stat); err != nil {
-		device.Close()
-		return nil, os.NewSyscallError("fstat", err)
-	}
 	status, err := device.status()
-	if err != nil || status.Device != stat.Dev || status.Inode != stat.Ino {
+	if err != nil || !sought(&status) {
 		device.Close()
 		return nil, err
 	}
@@ -120,7 +139,8 @@ func OpenIfHolds(number int, held *os.File) (*Device, error) {
 }
 
 // BackingFile returns the path of the file that a device holds, as it was seen
-// by who bound it; empty for a free device.
+// by who bound it, or what is left of that path when its mount namespace is
+// gone; empty for a free device.
 func BackingFile(number int) string {
 	text, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", number))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/snapdriver/snapdriver/internal/loop"
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
@@ -361,6 +362,39 @@ func TestDeleteStagedReadOnlyBlock(t *testing.T) {
 	v.unpublish("readonly", codes.OK)
 	_, err := v.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: v.VolumeId})
 	wantCode(t, err, codes.FailedPrecondition)
+}
+
+// TestReaderOfDeadNamespace: a read-only target stays known when the container
+// that made it is gone, and with it the path at which that saw the device.
+func TestReaderOfDeadNamespace(t *testing.T) {
+	testenv.RequireRoot(t)
+	v := newTestbed(t).volume("v", layouts["block"])
+	v.stage(codes.OK)
+	id, err := backend.ParseVolumeID(v.VolumeId)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount, _, err := v.server.core().Attached(background, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testenv.Run(t, "unshare", "--mount", "losetup", "--read-only", "--find", mount.Source)
+	target := v.publish("readonly", codes.OK, accessMode(oneReader))
+	if left, err := mounts.Elsewhere(mount); err != nil || !slices.Equal(left, []string{target}) {
+		t.Errorf("published at %q %v", left, err)
+	}
+	v.publish("readonly", codes.OK, accessMode(oneReader))
+	v.stats(target, v.path, codes.OK)
+	v.publish("writer", codes.FailedPrecondition, accessMode(oneWriter))
+	_, err = v.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: v.VolumeId})
+	wantCode(t, err, codes.FailedPrecondition)
+	var stat unix.Stat_t
+	if err := unix.Stat(target, &stat); err != nil {
+		t.Fatal(err)
+	}
+	if of := loop.BackingFile(int(unix.Minor(stat.Rdev))); of == mount.Source || of == "" {
+		t.Errorf("the target is not on the device of the dead namespace: that is over %q", of)
+	}
 }
 
 // Node RPCs on one volume exclude each other, and its deletion; those on

@@ -1,7 +1,12 @@
 package mounts
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/loop"
 )
@@ -64,17 +69,25 @@ func FreeReader(device string) error {
 	return reader.Detach()
 }
 
-// openReader opens the read-only device over a device; nil when there is none.
-// The path is enough to know it by: while it lies over a device, that device is
-// not given to another volume.
+// openReader opens the read-only device over a device; nil when there is none,
+// or when that is no device. Every loop device is asked: the path at which a
+// device was seen by who bound another to it says nothing here, least of all
+// when its mount namespace is gone.
 func openReader(device string) (*loop.Device, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(device, &stat); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look at %q: %w", device, err)
+	}
+	if !isDevice(&stat) {
+		return nil, nil
+	}
 	bound, err := loop.Bound()
 	if err != nil {
 		return nil, err
 	}
 	for _, number := range bound {
-		if loop.BackingFile(number) == device {
-			return loop.Open(number, os.O_RDONLY)
+		if reader, err := loop.OpenIfReads(number, stat.Rdev); err != nil || reader != nil {
+			return reader, err
 		}
 	}
 	return nil, nil
