@@ -6,9 +6,10 @@ import "context"
 // contract. Sizes are bytes.
 type Backend interface {
 	// Recover removes what a crash left behind and returns every committed
-	// object. It is called once, before any other method. An object whose
-	// record cannot be read does not make it fail: the object is set aside,
-	// named in Inventory.Damaged, and everything else is served.
+	// object. It is called once, before any other method. An object that is
+	// damaged, or that another version of the program wrote, does not make it
+	// fail: the object is kept, named in Inventory.Damaged, and everything
+	// else is served.
 	Recover(ctx context.Context) (Inventory, error)
 
 	// Limits returns the sizes that a volume of this profile may have.
@@ -25,7 +26,8 @@ type Backend interface {
 	// holds what the source holds; the source exists, has the same mode, is
 	// not larger, and stays until the method returns. ErrInvalid when the
 	// source cannot become a volume of this profile, ErrExhausted when space
-	// runs out. Cancelling ctx abandons the work.
+	// runs out, ErrPrecondition when an object of that ID lies there that
+	// Recover did not serve. Cancelling ctx abandons the work.
 	CreateVolume(ctx context.Context, spec VolumeSpec, progress *Progress) (Volume, error)
 
 	// ExpandVolume sets the size of a committed volume, attached or not, to
@@ -73,8 +75,8 @@ type Inventory struct {
 	Volumes   []Volume
 	Snapshots []Snapshot
 
-	// Damaged has a line for each object that was set aside: what it is,
-	// where it lies now, and why it cannot be served.
+	// Damaged has a line for each object that is not served: what it is,
+	// where it lies now, and why it cannot be.
 	Damaged []string
 }
 

@@ -8,6 +8,10 @@ import (
 	"path"
 	"path/filepath"
 
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/internal/loop"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
@@ -59,7 +63,7 @@ func (b *Backend) withImage(id backend.VolumeID, use func(image *os.File) (devic
 }
 
 // Detach implements backend.Backend. It asks for the image, not for the
-// record, so that it works for a volume whose record is damaged.
+// record, so that it works for a volume whose record cannot be read now.
 func (b *Backend) Detach(_ context.Context, id backend.VolumeID) error {
 	image, err := b.root.Open(path.Join(volumePath(id), imageFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -73,4 +77,44 @@ func (b *Backend) Detach(_ context.Context, id backend.VolumeID) error {
 		return fmt.Errorf("detach %s: %w", id, err)
 	}
 	return nil
+}
+
+// release frees the device of what lies in volumes/ under name, if it has one.
+// A device that is in use stays, and kept says so.
+func (b *Backend) release(name string) (kept string, err error) {
+	image, err := b.root.OpenFile(path.Join(volumesDir, name, imageFile), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", nil // no image that a device could hold
+	}
+	defer image.Close()
+	device, err := search(name, image)
+	if err != nil || device == nil {
+		return "", err
+	}
+	defer device.Close()
+	used, err := mountPoint(device)
+	if err != nil {
+		return "", err
+	}
+	if used != "" {
+		return fmt.Sprintf("; %s still holds its image, for it is mounted at %s: unmount that and run losetup -d %s", device.Path(), used, device.Path()), nil
+	}
+	return "", device.Detach()
+}
+
+// mountPoint returns where a device, or a filesystem on it, is mounted; empty:
+// nowhere. A node of the device that is bound to a file counts: through it a
+// pod would come to whatever the device holds next.
+func mountPoint(device *loop.Device) (string, error) {
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		found := m.Major == loop.Major && m.Minor == device.Number || path.Base(m.Root) == path.Base(device.Path())
+		return !found, found
+	})
+	if err != nil {
+		return "", fmt.Errorf("read the mount table: %w", err)
+	}
+	if len(mounts) == 0 {
+		return "", nil
+	}
+	return mounts[0].Mountpoint, nil
 }

@@ -193,3 +193,55 @@ func TestXFSMountsBesideItsClone(t *testing.T) {
 	unmount()
 	deleteAll(t, b, root, id, clone.ID)
 }
+
+// The device of what is set aside is freed, unless a pod may come to it.
+func TestDeviceOfWhatIsSetAside(t *testing.T) {
+	testenv.RequireRoot(t)
+	testenv.RequirePrograms(t, "mkfs.ext4", "losetup")
+	for name, mount := range map[string]func(dir string, mount backend.Mount) (at string, err error){
+		"attached": func(string, backend.Mount) (string, error) { return "", nil },
+		"mounted": func(dir string, mount backend.Mount) (string, error) {
+			return dir, unix.Mount(mount.Source, dir, mount.FSType, 0, "")
+		},
+		"node bound": func(dir string, mount backend.Mount) (string, error) {
+			node := filepath.Join(dir, "node")
+			if err := os.WriteFile(node, nil, 0o600); err != nil {
+				return "", err
+			}
+			return node, unix.Mount(mount.Source, node, "", unix.MS_BIND, "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := testenv.TempDir(t)
+			b := opened(t, root, hostpath.Options{})
+			id := create(t, b, spec("ext4 image", "volume"))
+			device := attached(t, b, id)
+			at, err := mount(testenv.TempDir(t), device)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at != "" {
+				defer func() {
+					if err := unix.Unmount(at, 0); err != nil {
+						t.Error(err)
+					}
+					testenv.Run(t, "losetup", "-d", device.Source)
+				}()
+			}
+			b.Crash()
+			if err := os.Truncate(filepath.Join(root, "volumes", id.String(), "meta.json"), 0); err != nil {
+				t.Fatal(err)
+			}
+			b = open(t, root, hostpath.Options{})
+			defer b.Close()
+			damaged := recovered(t, b).Damaged
+			if len(damaged) != 1 || strings.Contains(damaged[0], "mounted at") != (at != "") || !strings.Contains(damaged[0], at) {
+				t.Errorf("damaged: %q, expected a line that names %q", damaged, at)
+			}
+			leaks, err := testenv.Leaks(root)
+			if err != nil || (len(leaks) > 0) != (at != "") {
+				t.Errorf("devices that hold the image: %q, %v", leaks, err)
+			}
+		})
+	}
+}

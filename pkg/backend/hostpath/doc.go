@@ -9,12 +9,15 @@
 //	snapshots/<snapshot ID>/  meta.json and data.tar, data.tar.zst or image
 //	staging/                  what is being made; emptied at start
 //	trash/                    what was deleted; emptied in the background
-//	damaged/                  what could not be read at start; never touched
+//	damaged/                  what was found damaged at start; never touched
 //
 // # Invariants
 //
 //   - What lies in volumes/ or snapshots/ is an object, whole and durable, its
 //     record with it. It comes there and goes from there by one rename.
+//   - What cannot be served is never removed or written over. What is malformed
+//     goes to damaged/. What could not be read, or is of another version of this
+//     program, stays: what can read it finds it there.
 //   - Everything is reached through the open root directory, and every path
 //     below it consists of IDs and of names of this package's own. Below a
 //     volume's data/, which belongs to pods, only treecopy and the emptying of

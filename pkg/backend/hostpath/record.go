@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
@@ -66,7 +67,8 @@ func (b *Backend) readSnapshot(id backend.SnapshotID) (record snapshotRecord, er
 	return record, err
 }
 
-// damagedError says why an object cannot be served, now or later.
+// damagedError says why an object can never be served: it is not, or no longer,
+// what this program could have written.
 type damagedError struct{ reason string }
 
 func (d damagedError) Error() string { return d.reason }
@@ -76,40 +78,40 @@ func damage(format string, args ...any) error {
 }
 
 // readRecord reads the record of the object in dir. ErrNotFound when there is
-// no such object, a damagedError when its record makes no sense.
+// no such object, a damagedError when its record makes no sense; any other
+// error may be one of this moment or of this program.
 func (b *Backend) readRecord(dir string, record any) error {
 	text, err := b.root.ReadFile(path.Join(dir, recordFile))
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		if _, err := b.root.Lstat(dir); err == nil {
 			return damage("it has no record")
 		}
 		return fmt.Errorf("%s: %w", path.Base(dir), backend.ErrNotFound)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("read its record: %w", err)
 	}
 	return decodeRecord(text, record)
 }
 
 // decodeRecord is strict: a field that this program does not know may be one
-// without which the rest means something else.
+// without which the rest means something else. What is JSON, and not understood,
+// another version of this program may have written: that is not damage.
 func decodeRecord(text []byte, record any) error {
+	if !json.Valid(text) {
+		return damage("its record is not JSON")
+	}
 	var header struct {
 		Version int `json:"version"`
 	}
-	if err := json.Unmarshal(text, &header); err != nil {
-		return damage("its record is not JSON: %v", err)
-	}
-	if header.Version != recordVersion {
-		return damage("its record has version %d and this program knows only version %d: use the program that wrote it", header.Version, recordVersion)
+	err := json.Unmarshal(text, &header)
+	if err == nil && header.Version != recordVersion {
+		return fmt.Errorf("its record has version %d and this program knows only version %d: use the program that wrote it", header.Version, recordVersion)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(record); err != nil {
-		return damage("its record cannot be read: %v", err)
-	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return damage("its record is followed by something else")
+	if err := errors.Join(err, decoder.Decode(record)); err != nil {
+		return fmt.Errorf("its record is not understood, use the program that wrote it: %w", err)
 	}
 	return nil
 }

@@ -77,8 +77,8 @@ func (b *Backend) emptyStaging() error {
 	return nil
 }
 
-// load reads every object in the directory shelf, several at a time, and sets
-// aside those that cannot be served.
+// load reads every object in the directory shelf, several at a time, and has a
+// line for each that cannot be served.
 func load[T any](ctx context.Context, b *Backend, shelf string, read func(name string) (T, error)) (objects []T, damaged []string, err error) {
 	names, err := b.list(shelf)
 	if err != nil {
@@ -95,7 +95,7 @@ func load[T any](ctx context.Context, b *Backend, shelf string, read func(name s
 			object, err := read(name)
 			line := ""
 			if err != nil {
-				line, err = b.setAside(shelf, name, err)
+				line, err = b.refuse(shelf, name, err)
 			}
 			if err != nil {
 				return err
@@ -117,7 +117,7 @@ func load[T any](ctx context.Context, b *Backend, shelf string, read func(name s
 func (b *Backend) loadVolume(name string) (backend.Volume, error) {
 	id, err := backend.ParseVolumeID(name)
 	if err != nil {
-		return backend.Volume{}, err
+		return backend.Volume{}, damage("%v", err)
 	}
 	record, err := b.readVolume(id)
 	if err != nil {
@@ -129,7 +129,7 @@ func (b *Backend) loadVolume(name string) (backend.Volume, error) {
 func (b *Backend) loadSnapshot(name string) (backend.Snapshot, error) {
 	id, err := backend.ParseSnapshotID(name)
 	if err != nil {
-		return backend.Snapshot{}, err
+		return backend.Snapshot{}, damage("%v", err)
 	}
 	record, err := b.readSnapshot(id)
 	if err != nil {
@@ -140,24 +140,45 @@ func (b *Backend) loadSnapshot(name string) (backend.Snapshot, error) {
 
 // checkData looks whether an object's data are there.
 func (b *Backend) checkData(name string) error {
-	if _, err := b.root.Lstat(name); err != nil {
+	_, err := b.root.Lstat(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return damage("its data are missing")
+	}
+	if err != nil {
 		return fmt.Errorf("find its data: %w", err)
 	}
 	return nil
 }
 
-// setAside moves an object that cannot be served to where it is safe from us,
-// and says so. When it may be this process that is out of something, the
-// object stays where it is, and the error stops the start.
-func (b *Backend) setAside(shelf, name string, reason error) (string, error) {
+// refuse says that an object is not served. One that is damaged is set aside.
+// Every other stays where it is, for a later start or another program that can
+// read it. When it may be this process that is out of something, the error
+// stops the start.
+func (b *Backend) refuse(shelf, name string, reason error) (line string, err error) {
 	for _, ours := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, os.ErrPermission} {
 		if errors.Is(reason, ours) {
 			return "", fmt.Errorf("read %s: %w", name, reason)
 		}
 	}
+	if _, damaged := errors.AsType[damagedError](reason); damaged {
+		return b.setAside(shelf, name, reason)
+	}
+	return fmt.Sprintf("%s/%s: %v; not served, left at %s", shelf, name, reason, path.Join(b.path, shelf, name)), nil
+}
+
+// setAside moves a damaged object to where it is safe from us, and says so.
+// Nothing knows of its device after that.
+func (b *Backend) setAside(shelf, name string, reason error) (line string, err error) {
+	kept := ""
+	if shelf == volumesDir {
+		if kept, err = b.release(name); err != nil {
+			return "", fmt.Errorf("free the device of %s: %w", name, err)
+		}
+	}
 	to := path.Join(damagedDir, unique(name))
+	b.step.At("set aside")
 	if err := b.root.Rename(path.Join(shelf, name), to); err != nil {
 		return "", fmt.Errorf("set %s aside: %w", name, err)
 	}
-	return fmt.Sprintf("%s/%s: %v; moved to %s", shelf, name, reason, path.Join(b.path, to)), nil
+	return fmt.Sprintf("%s/%s: %v; moved to %s%s", shelf, name, reason, path.Join(b.path, to), kept), nil
 }

@@ -2,6 +2,7 @@ package hostpath_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,25 +75,30 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	}
 }
 
-// A record that is cut off, newer, or somebody else's must not stop the start,
-// and nothing may be lost over it.
-func TestDamagedObjectsAreSetAside(t *testing.T) {
+// What cannot be served must not stop the start, and nothing may be lost over it.
+func TestWhatCannotBeServed(t *testing.T) {
 	for name, test := range map[string]struct {
 		harm   func(object string) error
 		reason string
+		stays  bool
 	}{
-		"cut off":       {func(object string) error { return os.Truncate(object+"/meta.json", 20) }, "not JSON"},
-		"empty":         {func(object string) error { return os.Truncate(object+"/meta.json", 0) }, "not JSON"},
-		"newer version": {replace(`"version": 1`, `"version": 2`), "version 2"},
-		"unknown field": {replace(`"version": 1`, `"version": 1, "more": 1`), `unknown field "more"`},
-		"hostile ID":    {replace(`-00`, `/..`), "cannot be read"},
-		"of another":    {replace(`-00`, `-11`), "record is that of"},
-		"no record":     {func(object string) error { return os.Remove(object + "/meta.json") }, "it has no record"},
-		"no data":       {func(object string) error { return os.RemoveAll(object + "/data") }, "find its data"},
-		"foreign name":  {func(object string) error { return os.Rename(object, object+".bak") }, "not of the form"},
-		"a file": {func(object string) error {
-			return os.WriteFile(filepath.Join(filepath.Dir(object), "README"), nil, 0o600)
-		}, "not of the form"},
+		"cut off":        {harm: func(object string) error { return os.Truncate(object+"/meta.json", 20) }, reason: "not JSON"},
+		"empty":          {harm: func(object string) error { return os.Truncate(object+"/meta.json", 0) }, reason: "not JSON"},
+		"two records":    {harm: replace(`{`, `{}{`), reason: "not JSON"},
+		"of another":     {harm: replace(`-00`, `-11`), reason: "record is that of"},
+		"no record":      {harm: func(object string) error { return os.Remove(object + "/meta.json") }, reason: "it has no record"},
+		"no data":        {harm: func(object string) error { return os.RemoveAll(object + "/data") }, reason: "data are missing"},
+		"foreign name":   {harm: func(object string) error { return os.Rename(object, object+".bak") }, reason: "not of the form"},
+		"no directory":   {harm: func(object string) error { return errors.Join(os.RemoveAll(object), os.WriteFile(object, nil, 0o600)) }, reason: "it has no record"},
+		"a foreign file": {harm: func(object string) error { return os.WriteFile(filepath.Dir(object)+"/README", nil, 0o600) }, reason: "not of the form"},
+
+		"newer version": {harm: replace(`"version": 1`, `"version": 2`), reason: "version 2", stays: true},
+		"other version": {harm: replace(`"version": 1`, `"version": "2"`), reason: "not understood", stays: true},
+		"unknown field": {harm: replace(`"version": 1`, `"version": 1, "more": 1`), reason: `unknown field "more"`, stays: true},
+		"hostile ID":    {harm: replace(`-00`, `/..`), reason: "not of the form", stays: true},
+		"unreadable": {harm: func(object string) error { // reading a directory fails, and not because it is absent
+			return errors.Join(os.Rename(object+"/meta.json", object+"/hidden"), os.Mkdir(object+"/meta.json", 0o700))
+		}, reason: "read its record", stays: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
@@ -104,7 +110,8 @@ func TestDamagedObjectsAreSetAside(t *testing.T) {
 			}
 			create(t, b, bad)
 			b.Crash()
-			if err := test.harm(filepath.Join(root, "volumes", bad.ID.String())); err != nil {
+			object := filepath.Join(root, "volumes", bad.ID.String())
+			if err := test.harm(object); err != nil {
 				t.Fatal(err)
 			}
 			b = open(t, root, hostpath.Options{})
@@ -113,18 +120,66 @@ func TestDamagedObjectsAreSetAside(t *testing.T) {
 			if len(inventory.Damaged) != 1 || !strings.Contains(inventory.Damaged[0], test.reason) {
 				t.Fatalf("damaged: %q, expected one line that says %q", inventory.Damaged, test.reason)
 			}
-			_, to, _ := strings.Cut(inventory.Damaged[0], "moved to ")
-			if _, err := os.Lstat(to); err != nil {
-				t.Errorf("%s does not say where it lies now: %v", inventory.Damaged[0], err)
+			checkServed(t, inventory, good, bad.ID)
+			if !test.stays {
+				checkMoved(t, inventory.Damaged[0])
+				return
 			}
-			served := false
-			for _, volume := range inventory.Volumes {
-				served = served || volume.ID == good
+			if !strings.HasSuffix(inventory.Damaged[0], "left at "+object) {
+				t.Errorf("%s does not say that it lies at %s", inventory.Damaged[0], object)
 			}
-			if !served {
-				t.Error("the undamaged volume is not served")
+			if _, err := b.CreateVolume(t.Context(), bad, nil); !errors.Is(err, backend.ErrPrecondition) || !strings.Contains(err.Error(), object) {
+				t.Errorf("CreateVolume: error %v, expected ErrPrecondition that says %s", err, object)
+			}
+			storage{root}.checkEmpty(t, "staging", "damaged")
+			if _, err := os.Lstat(object + "/data"); err != nil {
+				t.Errorf("what had to stay: %v", err)
 			}
 		})
+	}
+}
+
+// checkServed fails t unless the undamaged volume is served, and the other one
+// only where no line says that it is not.
+func checkServed(t *testing.T, inventory backend.Inventory, good, bad backend.VolumeID) {
+	t.Helper()
+	served := map[backend.VolumeID]bool{}
+	for _, volume := range inventory.Volumes {
+		served[volume.ID] = true
+	}
+	if !served[good] || served[bad] == strings.Contains(inventory.Damaged[0], bad.String()) {
+		t.Errorf("served are %v, and damaged %q", served, inventory.Damaged)
+	}
+}
+
+// checkMoved fails t unless the line says where the object lies now.
+func checkMoved(t *testing.T, line string) {
+	t.Helper()
+	_, to, _ := strings.Cut(line, "moved to ")
+	if _, err := os.Lstat(to); err != nil {
+		t.Errorf("%s does not say where it lies now: %v", line, err)
+	}
+}
+
+// An older program that is started once leaves a newer one's objects to it.
+func TestNewerObjectsOutliveAnOlderProgram(t *testing.T) {
+	root := t.TempDir()
+	b := opened(t, root, hostpath.Options{})
+	id := create(t, b, spec("directory", "volume"))
+	storage{root}.Write(t, b, id, "content")
+	b.Crash()
+	object := filepath.Join(root, "volumes", id.String())
+	if err := replace(`"version": 1`, `"version": 2`)(object); err != nil {
+		t.Fatal(err)
+	}
+	b = opened(t, root, hostpath.Options{})
+	b.Crash()
+	if err := replace(`"version": 2`, `"version": 1`)(object); err != nil {
+		t.Fatal(err)
+	}
+	b = opened(t, root, hostpath.Options{})
+	if got := (storage{root}).Read(t, b, id); got != "content" {
+		t.Errorf("the volume holds %q", got)
 	}
 }
 

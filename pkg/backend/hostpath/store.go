@@ -19,8 +19,12 @@ import (
 // fill put the data into a staging directory, as one entry called data, and
 // adds the record that fill returns. What lies below that entry, fill makes
 // durable itself. After an error there is no object and nothing staged.
+// ErrPrecondition when something lies there that Recover did not serve.
 func (b *Backend) build(ctx context.Context, shelf, id, data string, fill func(stage *os.Root) (record any, err error)) (err error) {
 	staged, committed := path.Join(stagingDir, unique(id)), path.Join(shelf, id)
+	if err := b.checkFree(committed); err != nil {
+		return err
+	}
 	b.step.At("stage")
 	if err := b.root.Mkdir(staged, 0o700); err != nil {
 		return classify(err)
@@ -60,6 +64,21 @@ func (b *Backend) build(ctx context.Context, shelf, id, data string, fill func(s
 	rubbish = committed
 	b.step.At("sync")
 	return syncFile(b.root, shelf)
+}
+
+// checkFree looks whether a new object may come to name. What lies there
+// already is one that this program cannot serve, and may be worth more than
+// the new one.
+func (b *Backend) checkFree(name string) error {
+	_, err := b.root.Lstat(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s has an object of this name that this process does not serve (its log says why): start the driver anew, or the version of it that wrote the object, or move the object away: %w",
+		path.Join(b.path, name), backend.ErrPrecondition)
 }
 
 // settle makes the data of a staging directory, the record and the directory
