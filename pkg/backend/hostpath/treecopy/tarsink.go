@@ -8,8 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeBuffer is how much of an archive is collected before it is written.
-const writeBuffer = 1 << 20
+const (
+	// writeBuffer is how much of an archive is collected before it is written.
+	writeBuffer = 1 << 20
+
+	// writeBehind is how much may be written before the kernel is asked to
+	// begin putting it on the disk, so that a sync at the end waits for little.
+	writeBehind = 4 << 20
+)
 
 // tarSink writes an archive: to a file, into which data can be cloned and in
 // which one can go back, or to a stream.
@@ -26,6 +32,7 @@ type tarSink struct {
 	// buf is to be written at offset in the archive.
 	buf    []byte
 	offset int64
+	behind int64 // up to where the kernel was asked to put it on the disk
 }
 
 func (s *tarSink) put(b *batch) error {
@@ -151,6 +158,11 @@ func (s *tarSink) flush() (err error) {
 		err = writeAt(s.file, s.buf, s.offset)
 	}
 	s.offset, s.buf = s.end(), s.buf[:0]
+	if s.stream == nil && s.offset-s.behind >= writeBehind {
+		// Only a hint: what is wrong with the disk, the sync will say.
+		_ = unix.SyncFileRange(s.file, s.behind, s.offset-s.behind, unix.SYNC_FILE_RANGE_WRITE)
+		s.behind = s.offset
+	}
 	return err
 }
 
