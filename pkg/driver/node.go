@@ -102,23 +102,25 @@ func (n *node) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolume
 }
 
 func (n *node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	if err := required("volume_path", r.GetVolumePath()); err != nil {
+	at, err := parsePlaces(r.GetVolumePath(), r.GetStagingTargetPath())
+	if err != nil {
 		return nil, err
 	}
 	volume, err := n.volume(r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
-	mount, err := n.volumeAt(ctx, volume, r.GetVolumePath(), r.GetStagingTargetPath())
+	mount, err := n.volumeAt(ctx, volume, at)
 	if err != nil {
 		return nil, err
 	}
-	usage, err := usageOf(volume, mount, r.GetVolumePath())
+	usage, err := usageOf(volume, mount, at.volume)
 	return &csi.NodeGetVolumeStatsResponse{Usage: usage}, err
 }
 
 func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
-	if err := required("volume_path", r.GetVolumePath()); err != nil {
+	at, err := parsePlaces(r.GetVolumePath(), r.GetStagingTargetPath())
+	if err != nil {
 		return nil, err
 	}
 	response := &csi.NodeExpandVolumeResponse{}
@@ -130,7 +132,7 @@ func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequ
 			return fmt.Errorf("capacity_range.required_bytes: %d is more than the volume's %d; ControllerExpandVolume comes first: %w", asked, v.Capacity, backend.ErrOutOfRange)
 		}
 		response.CapacityBytes = v.Capacity
-		return n.expand(ctx, v, r.GetVolumePath(), r.GetStagingTargetPath())
+		return n.expand(ctx, v, at)
 	})
 }
 

@@ -443,6 +443,14 @@ func TestNodeGetVolumeStats(t *testing.T) {
 			}
 		}
 		v.stats(b.root, v.path, codes.NotFound)
+		link := v.target("link")
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		v.stats(link, "", codes.NotFound)
+		v.stats(link+"/", "", codes.NotFound)
+		v.stats(v.pods+"/x/../a", "", codes.NotFound)
+		v.stats(target+"/", v.path+"//", codes.OK)
 		v.stats("some/path", "", codes.NotFound)
 		v.stats("", "", codes.InvalidArgument)
 		_, err := v.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: "none", VolumePath: target})
@@ -495,6 +503,26 @@ func TestExpand(t *testing.T) {
 		if v.how.GetBlock() != nil {
 			wantDeviceSize(t, target, larger)
 			wantDeviceSize(t, reader, larger)
+		}
+	})
+}
+
+// TestExpandElsewhere: what is not grown is not said to be.
+func TestExpandElsewhere(t *testing.T) {
+	forLayouts(t, func(t *testing.T, b *testbed, v *testVolume) {
+		if v.how.GetBlock() != nil {
+			return // nothing is to be seen at its staging path
+		}
+		other := b.volume("other", layouts["xfs"])
+		other.stage(codes.OK)
+		v.stage(codes.OK)
+		target, link := v.publish("a", codes.OK), v.target("link")
+		if err := os.Symlink(v.path, link); err != nil {
+			t.Fatal(err)
+		}
+		for _, staging := range []string{other.path, link, link + "/", v.path + "/../v", v.pods, "relative"} {
+			_, err := v.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{VolumeId: v.VolumeId, VolumePath: target, StagingTargetPath: staging})
+			wantCode(t, err, codes.NotFound)
 		}
 	})
 }

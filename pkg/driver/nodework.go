@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,24 +206,31 @@ func (v held) checkUnpublished(r publishRequest) error {
 	return err
 }
 
-// volumeAt returns the mount of a volume that is to be found at a path:
-// ErrNotFound when it is not. A block volume, of which nothing is to be seen at
-// its staging path, is taken to be there.
-func (n *node) volumeAt(ctx context.Context, volume backend.Volume, path, staging string) (backend.Mount, error) {
+// volumeAt returns the mount of a volume that is to be found at all the places
+// given: ErrNotFound when it is not.
+func (n *node) volumeAt(ctx context.Context, volume backend.Volume, at places) (backend.Mount, error) {
 	mount, attached, err := n.core().Attached(ctx, volume.ID)
 	if err != nil {
 		return mount, err
 	}
-	there := attached && volume.Mode == backend.Block && path == staging
-	if attached && !there {
-		if there, err = mounts.Holds(path, mount); err != nil {
-			return mount, err
+	check := func(field, path string) error {
+		there := attached
+		// A block volume is not to be seen at its staging path, and so taken
+		// to be there.
+		if attached && (volume.Mode != backend.Block || path != at.staging) {
+			if there, err = mounts.Holds(path, mount); err != nil {
+				return err
+			}
 		}
+		if !there {
+			return fmt.Errorf("%s: %s is not at %q: %w", field, volume.ID, path, backend.ErrNotFound)
+		}
+		return nil
 	}
-	if !there {
-		return mount, fmt.Errorf("volume_path: %s is not at %q: %w", volume.ID, path, backend.ErrNotFound)
+	if err := check("volume_path", at.volume); err != nil || at.staging == "" {
+		return mount, err
 	}
-	return mount, nil
+	return mount, check("staging_target_path", at.staging)
 }
 
 // usageOf measures a volume that is at path.
@@ -254,8 +262,8 @@ func usageOf(volume backend.Volume, mount backend.Mount, path string) ([]*csi.Vo
 }
 
 // expand brings the device and the filesystem to the volume's size.
-func (n *node) expand(ctx context.Context, v held, path, staging string) error {
-	if _, err := n.volumeAt(ctx, v.Volume, path, staging); err != nil || !v.OnDevice {
+func (n *node) expand(ctx context.Context, v held, at places) error {
+	if _, err := n.volumeAt(ctx, v.Volume, at); err != nil || !v.OnDevice {
 		return err
 	}
 	mount, err := n.core().Attach(ctx, v.ID)
@@ -265,8 +273,6 @@ func (n *node) expand(ctx context.Context, v held, path, staging string) error {
 	if v.Mode == backend.Block {
 		return mounts.GrowReader(mount.Source)
 	}
-	if staging != "" {
-		path = staging // writable even where the target is not
-	}
-	return mounts.Grow(mount, path)
+	// The staging path is writable even where the target is not.
+	return mounts.Grow(mount, cmp.Or(at.staging, at.volume))
 }

@@ -153,6 +153,28 @@ func parsePath(field, path string) (string, error) {
 	return mounts.CleanPath(field, path)
 }
 
+// places are where a volume is said to be: at volume_path and, unless it is
+// empty, at staging_target_path.
+type places struct {
+	volume, staging string
+}
+
+// parsePlaces cleans the paths that are to hold a volume. Nothing is at what is
+// not a usable path: ErrNotFound.
+func parsePlaces(volume, staging string) (at places, err error) {
+	if err := required("volume_path", volume); err != nil {
+		return at, err
+	}
+	at.volume, err = mounts.CleanPath("volume_path", volume)
+	if err == nil && staging != "" {
+		at.staging, err = mounts.CleanPath("staging_target_path", staging)
+	}
+	if err != nil {
+		err = fmt.Errorf("%v: %w", err, backend.ErrNotFound) //nolint:errorlint // the class changes on purpose
+	}
+	return at, err
+}
+
 func parseStage(r *csi.NodeStageVolumeRequest) (path string, asked access, err error) {
 	if err := required("volume_id", r.GetVolumeId()); err != nil {
 		return "", access{}, err

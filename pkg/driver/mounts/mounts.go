@@ -80,15 +80,18 @@ func Mounted(path string) (bool, error) {
 }
 
 // Holds says whether the volume m is mounted or bound at path, or the read-only
-// device over it is.
+// device over it is. A symbolic link holds nothing.
 func Holds(path string, m backend.Mount) (bool, error) {
 	mounted, err := Mounted(path)
 	if err != nil || !mounted {
 		return false, err
 	}
 	var at, source unix.Stat_t
-	if err := unix.Stat(path, &at); err != nil {
+	if err := unix.Lstat(path, &at); err != nil {
 		return false, fmt.Errorf("look at %q: %w", path, err)
+	}
+	if at.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return false, nil
 	}
 	if err := unix.Stat(m.Source, &source); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
