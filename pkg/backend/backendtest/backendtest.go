@@ -67,6 +67,7 @@ func Run(t *testing.T, config Config) {
 		{"a cancelled creation leaves nothing", testCancel},
 		{"different objects may be changed at once", testConcurrent},
 		{"a crash at any step leaves all or nothing", testCrash},
+		{"a crash at any step of Recover leaves what was committed", testCrashRecover},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(newFixture(t, config)) })
 	}

@@ -3,8 +3,6 @@ package backendtest
 import (
 	"context"
 	"fmt"
-	"runtime"
-	"sync"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
@@ -148,7 +146,7 @@ func (f *fixture) crashLoop(name string, op operation) int {
 		f.backend = f.storage.Open(f, crash.step)
 		f.recover()
 		crash.arm()
-		crashed, err := crash.run(f.backend, op)
+		crashed, err := crash.run(f.backend, op.run)
 		if err != nil {
 			f.Fatalf("%s, crash %d: %v", name, n, err)
 		}
@@ -194,70 +192,6 @@ func (f *fixture) settle(where string, op operation, crashed bool) {
 	if f.Failed() {
 		f.Fatalf("%s", where)
 	}
-}
-
-// crash stops an operation for ever before its step n.
-type crash struct {
-	n       int
-	at      string
-	mu      sync.Mutex
-	armed   bool
-	reached chan struct{}
-	buried  chan struct{}
-	dead    sync.WaitGroup
-}
-
-func newCrash(n int) *crash {
-	return &crash{n: n, reached: make(chan struct{}), buried: make(chan struct{})}
-}
-
-// arm makes the steps count from now on; those of Recover do not.
-func (c *crash) arm() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.armed = true
-}
-
-// step is the backend's StepFunc. A dead process does nothing any more: the
-// goroutine stays here until the test is over, and then ends without returning.
-func (c *crash) step(name string) {
-	c.mu.Lock()
-	if !c.armed {
-		c.mu.Unlock()
-		return
-	}
-	c.n--
-	if c.n == 0 {
-		c.at = name
-		close(c.reached)
-	}
-	dead := c.n <= 0
-	c.mu.Unlock()
-	if dead {
-		<-c.buried
-		runtime.Goexit()
-	}
-}
-
-// run runs the operation until it ends or crashes.
-func (c *crash) run(b backend.Backend, op operation) (crashed bool, err error) {
-	ended := make(chan error, 1)
-	c.dead.Go(func() { ended <- op.run(b) })
-	select {
-	case err := <-ended:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.armed = false
-		return false, err
-	case <-c.reached:
-		return true, nil
-	}
-}
-
-// bury ends the stopped goroutine, whose deferred clean-ups now run, late.
-func (c *crash) bury() {
-	close(c.buried)
-	c.dead.Wait()
 }
 
 func hasVolume(inventory backend.Inventory, id backend.VolumeID) bool {

@@ -65,6 +65,7 @@ func (b *Backend) emptyStaging() error {
 		return err
 	}
 	for _, name := range staged {
+		b.step.At("empty staging")
 		if err := b.root.Rename(path.Join(stagingDir, name), path.Join(trashDir, unique(name))); err != nil {
 			return err
 		}

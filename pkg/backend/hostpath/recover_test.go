@@ -240,3 +240,38 @@ func TestRecoverThaws(t *testing.T) {
 	}
 	storage{root}.Check(t)
 }
+
+// What a process that died had begun to set aside, the next one sets aside.
+func TestCrashWhileSettingAside(t *testing.T) {
+	root := t.TempDir()
+	b := opened(t, root, hostpath.Options{})
+	good, bad := create(t, b, spec("directory", "good")), create(t, b, spec("directory", "bad"))
+	b.Crash()
+	if err := os.Truncate(filepath.Join(root, "volumes", bad.String(), "meta.json"), 0); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	b = open(t, root, hostpath.Options{Step: func(name string) {
+		if name == "set aside" {
+			close(stopped)
+			<-stop
+		}
+	}})
+	go func() {
+		defer close(ended)
+		_, _ = b.Recover(context.Background())
+	}()
+	<-stopped
+	b.Crash()
+
+	b = open(t, root, hostpath.Options{})
+	defer b.Close()
+	inventory := recovered(t, b)
+	close(stop)
+	<-ended
+	if len(inventory.Damaged) != 1 {
+		t.Fatalf("damaged: %q, expected one line", inventory.Damaged)
+	}
+	checkServed(t, inventory, good, bad)
+	checkMoved(t, inventory.Damaged[0])
+}

@@ -75,6 +75,7 @@ func Open(disk *Disk, step backend.StepFunc) (*Backend, error) {
 
 // Recover implements backend.Backend.
 func (b *Backend) Recover(context.Context) (backend.Inventory, error) {
+	b.step.At("empty staging")
 	b.disk.mu.Lock()
 	defer b.disk.mu.Unlock()
 	clear(b.disk.staging)
