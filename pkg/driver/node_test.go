@@ -723,3 +723,32 @@ func TestTakingDown(t *testing.T) {
 		wantCode(t, err, codes.InvalidArgument)
 	})
 }
+
+// TestUnstageWithoutRecord: a volume whose record is damaged is taken down, and
+// leaves no device behind. But a raw device is not taken from under a target
+// that may be there.
+func TestUnstageWithoutRecord(t *testing.T) {
+	forLayouts(t, func(t *testing.T, b *testbed, v *testVolume) {
+		v.stage(codes.OK)
+		record, aside := filepath.Join(b.root, "volumes", v.VolumeId, "meta.json"), filepath.Join(b.pods, "record")
+		if err := os.Rename(record, aside); err != nil {
+			t.Fatal(err)
+		}
+		want, devices := codes.OK, 0
+		if v.how.GetBlock() != nil {
+			want, devices = codes.Internal, 1
+		}
+		for range 2 {
+			v.unstage(want)
+		}
+		if left, err := testenv.Leaks(b.root); err != nil || len(left) != devices {
+			t.Errorf("left behind: %q %v", left, err)
+		}
+		if mounted, err := mounts.Mounted(v.path); err != nil || mounted {
+			t.Errorf("still mounted: %v", err)
+		}
+		if err := os.Rename(aside, record); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
@@ -122,16 +123,27 @@ func checkFlags(field, path string, mount backend.Mount, asked mounts.Flags) err
 // unstage undoes stage as far as there is anything to undo. The zero ID and
 // one of a volume that is gone do not stop it.
 func (n *node) unstage(ctx context.Context, id backend.VolumeID, path string) error {
-	if _, err := n.core().Volume(id); err != nil {
-		return mounts.Unmount(path) // the volume is gone, and its device with it
+	volume, err := n.core().Volume(id)
+	if err != nil {
+		return mounts.Unmount(path) // a volume is not deleted before its devices are free
 	}
 	mount, attached, err := n.core().Attached(ctx, id)
+	if err != nil && volume.Mode != backend.Block {
+		// Detaching needs no record, and a device that is mounted elsewhere
+		// stays until it is not.
+		klog.ErrorS(err, "Unstage all the same", "volume", id)
+		if err := mounts.Unmount(path); err != nil {
+			return err
+		}
+		return n.core().Detach(ctx, id)
+	}
 	if err != nil {
 		return err
 	}
 	if attached {
 		// A loop device that is taken from under a published device node may
-		// come back as another volume's.
+		// come back as another volume's. So where a raw device cannot be asked
+		// about, it stays.
 		others, err := mounts.Elsewhere(mount, path)
 		if err != nil {
 			return err
