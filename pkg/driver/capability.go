@@ -34,10 +34,10 @@ func (a access) readOnly() bool {
 	return a.accessMode == backend.SingleNodeReaderOnly || a.accessMode == backend.MultiNodeReaderOnly
 }
 
-// onlyOnce says whether the volume may be published at one target only: all
-// but the last two rows of CSI's table for NodePublishVolume.
-func (a access) onlyOnce() bool {
-	return a.accessMode != backend.SingleNodeMultiWriter && a.accessMode != backend.MultiNodeReaderOnly
+// oneTarget says whether a volume may be published at one target only: all but
+// the last two rows of CSI's table for NodePublishVolume.
+func oneTarget(mode backend.AccessMode) bool {
+	return mode != backend.SingleNodeMultiWriter && mode != backend.MultiNodeReaderOnly
 }
 
 // checkComplete refuses a capability that lacks a required field.

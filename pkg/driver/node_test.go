@@ -284,6 +284,27 @@ func TestSecondTarget(t *testing.T) {
 	})
 }
 
+// TestMadeForOneWriter: no second target, whatever a later request says.
+func TestMadeForOneWriter(t *testing.T) {
+	forLayouts(t, func(t *testing.T, b *testbed, like *testVolume) {
+		v := b.volume("one", func(r *csi.CreateVolumeRequest) {
+			r.VolumeCapabilities[0] = &csi.VolumeCapability{AccessType: like.how.AccessType, AccessMode: &csi.VolumeCapability_AccessMode{Mode: oneWriter}}
+			r.CapacityRange.RequiredBytes = like.CapacityBytes
+			if like.how.GetMount().GetFsType() != "" {
+				r.Parameters = map[string]string{"layout": "image"}
+			}
+		})
+		v.stage(codes.OK)
+		v.publish("a", codes.OK)
+		for _, mode := range []csi.VolumeCapability_AccessMode_Mode{oneWriter, manyWriters, readers} {
+			v.publish("b", codes.FailedPrecondition, accessMode(mode))
+		}
+		v.publish("a", codes.OK)
+		v.unpublish("a", codes.OK)
+		v.publish("b", codes.OK, accessMode(manyWriters))
+	})
+}
+
 func TestMountFlags(t *testing.T) {
 	forLayouts(t, func(t *testing.T, _ *testbed, v *testVolume) {
 		if v.how.GetBlock() != nil {

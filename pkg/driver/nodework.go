@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -125,7 +126,7 @@ func checkFlags(field, path string, mount backend.Mount, asked mounts.Flags) err
 func (n *node) unstage(ctx context.Context, id backend.VolumeID, path string) error {
 	volume, err := n.core().Volume(id)
 	if err != nil {
-		return mounts.Unmount(path) // a volume is not deleted before its devices are free
+		return mounts.Unmount(path) // a deleted volume has no device; one that was set aside keeps its own
 	}
 	mount, attached, err := n.core().Attached(ctx, id)
 	if err != nil && volume.Mode != backend.Block {
@@ -186,10 +187,8 @@ func (n *node) publish(v held, r publishRequest) error {
 	if published {
 		return checkFlags("target_path", r.target, source, r.asked.flags)
 	}
-	if r.asked.onlyOnce() {
-		if err := v.checkUnpublished(r); err != nil {
-			return err
-		}
+	if err := v.checkAlone(r); err != nil {
+		return err
 	}
 	if err := checkFree("target_path", r.target); err != nil {
 		return err
@@ -209,11 +208,21 @@ func (n *node) publish(v held, r publishRequest) error {
 	return nil
 }
 
-// checkUnpublished refuses a second target: ErrPrecondition.
-func (v held) checkUnpublished(r publishRequest) error {
+// checkAlone refuses a second target where the access mode allows one only:
+// ErrPrecondition. With which mode the first was published is recorded nowhere.
+// But a volume that was made for one writer alone is nobody else's, whatever
+// this request says.
+func (v held) checkAlone(r publishRequest) error {
+	mode := r.asked.accessMode
+	if slices.Equal(v.AccessModes, []backend.AccessMode{backend.SingleNodeSingleWriter}) {
+		mode = backend.SingleNodeSingleWriter
+	}
+	if !oneTarget(mode) {
+		return nil
+	}
 	others, err := mounts.Elsewhere(v.mount, r.staging, r.target)
 	if err == nil && len(others) > 0 {
-		err = fmt.Errorf("%s is published at %q, and %s allows one target only: %w", v.ID, others, r.asked.accessMode, backend.ErrPrecondition)
+		err = fmt.Errorf("%s is published at %q, and %s allows one target only: %w", v.ID, others, mode, backend.ErrPrecondition)
 	}
 	return err
 }
