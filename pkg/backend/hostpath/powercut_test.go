@@ -1,0 +1,212 @@
+package hostpath_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
+)
+
+// What was acknowledged survives a power cut, with what it holds.
+func TestPowerCut(t *testing.T) {
+	for _, host := range []string{"ext4", "xfs"} { // btrfs cannot be shut down
+		for kind, profile := range profiles {
+			formats := profile.formats
+			if len(formats) == 0 {
+				formats = []map[string]string{nil}
+			}
+			for _, format := range formats {
+				t.Run(fmt.Sprintf("%s %s on %s", kind, format["format"], host), func(t *testing.T) { testPowerCut(t, host, kind, format) })
+			}
+		}
+	}
+}
+
+func testPowerCut(t *testing.T, host, kind string, format map[string]string) {
+	node := newCuttable(t, host)
+	source := create(t, node.b, spec(kind, "volume"))
+	node.cut("create", source.String())
+
+	// The pod does not sync what it writes: to make it durable in the
+	// snapshot and in the clone is up to the backend.
+	node.Write(t, node.b, source, "content")
+	cut := backend.SnapshotSpec{ID: backend.NewSnapshotID("node", "snapshot"), Name: "snapshot", Source: source, Parameters: format}
+	if _, err := node.b.CreateSnapshot(t.Context(), cut, nil); err != nil {
+		t.Fatal(err)
+	}
+	node.cut("snapshot", source.String(), cut.ID.String())
+
+	restored, clone := spec(kind, "restored"), spec(kind, "clone")
+	restored.Source.Snapshot, clone.Source.Volume = cut.ID, source
+	create(t, node.b, restored)
+	node.cut("restore", source.String(), cut.ID.String(), restored.ID.String())
+	node.expect(restored.ID, "content")
+
+	node.Write(t, node.b, source, "more content")
+	create(t, node.b, clone)
+	node.cut("clone", source.String(), cut.ID.String(), restored.ID.String(), clone.ID.String())
+	node.expect(clone.ID, "more content")
+	node.expect(restored.ID, "content")
+
+	capacity := 2 * clone.Capacity
+	if _, err := node.b.ExpandVolume(t.Context(), clone.ID, capacity); err != nil {
+		t.Fatal(err)
+	}
+	for _, volume := range node.cut("expand", source.String(), cut.ID.String(), restored.ID.String(), clone.ID.String()).Volumes {
+		if volume.ID == clone.ID && volume.Capacity != capacity {
+			t.Errorf("grown to %d, and after the cut it has %d", capacity, volume.Capacity)
+		}
+	}
+	node.expect(clone.ID, "more content")
+	node.expectImage(clone.ID, capacity)
+
+	if err := node.b.DeleteVolume(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	node.cut("delete volume", cut.ID.String(), restored.ID.String(), clone.ID.String())
+	if err := node.b.DeleteSnapshot(t.Context(), cut.ID); err != nil {
+		t.Fatal(err)
+	}
+	node.cut("delete snapshot", restored.ID.String(), clone.ID.String())
+	node.expect(restored.ID, "content")
+	deleteAll(t, node.b, node.root, restored.ID, clone.ID)
+}
+
+// What Recover told others of must not change any more, although the process
+// that died before had not made it durable.
+func TestPowerCutAfterRecovery(t *testing.T) {
+	for _, host := range []string{"ext4", "xfs"} {
+		t.Run(host, func(t *testing.T) {
+			node := newCuttable(t, host)
+			deleted := create(t, node.b, spec("directory", "deleted"))
+			node.dieAt("sync", func(b *hostpath.Backend) { _ = b.DeleteVolume(t.Context(), deleted) })
+			node.cut("recovery from a deletion")
+			created := spec("directory", "created")
+			node.dieAt("sync", func(b *hostpath.Backend) { _, _ = b.CreateVolume(t.Context(), created, nil) })
+			node.cut("recovery from a creation", created.ID.String())
+			deleteAll(t, node.b, node.root, created.ID)
+		})
+	}
+}
+
+// dieAt runs an operation in a process that dies at one of its steps, and
+// starts the next one.
+func (c *cuttable) dieAt(step string, operation func(b *hostpath.Backend)) {
+	c.t.Helper()
+	c.step = func(name string) {
+		if name == step {
+			c.b.Crash() // all that comes after it fails
+		}
+	}
+	operation(c.b)
+	c.step = nil
+	c.restart()
+}
+
+// cuttable is a root directory on a filesystem whose power can be cut.
+type cuttable struct {
+	storage
+	t      *testing.T
+	mount  *mountinfo.Info
+	device *os.File // open, so that it outlives the mount
+	b      *hostpath.Backend
+	step   backend.StepFunc // of all backends opened here
+}
+
+func newCuttable(t *testing.T, kind string) *cuttable {
+	t.Helper()
+	dir := testenv.Filesystem(t, kind, 4<<30)
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	if err != nil || len(mounts) != 1 {
+		t.Fatalf("mounts at %s: %v, %v", dir, mounts, err)
+	}
+	device, err := os.Open(mounts[0].Source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cuttable{storage: storage{filepath.Join(dir, "root")}, t: t, mount: mounts[0], device: device}
+	t.Cleanup(func() {
+		if c.b != nil {
+			_ = c.b.Close() // closed before, unless the test failed
+		}
+		_ = device.Close()
+	})
+	c.restart()
+	return c
+}
+
+// restart opens and recovers the root as a new process would.
+func (c *cuttable) restart() backend.Inventory {
+	c.t.Helper()
+	c.b = open(c.t, c.root, hostpath.Options{Step: func(name string) { c.step.At(name) }})
+	return recovered(c.t, c.b)
+}
+
+// The request and the argument of linux/fs.h and of XFS's xfs_fs.h that end a
+// filesystem's life at once: nothing in memory is written any more, not even
+// the log.
+const (
+	goingDown  = 0x8004587d // XFS_IOC_GOINGDOWN, EXT4_IOC_SHUTDOWN
+	noLogFlush = 2          // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH, EXT4_GOING_FLAGS_NOLOGFLUSH
+)
+
+// cut cuts the power after an operation, starts anew, and fails the test
+// unless there are just these objects.
+func (c *cuttable) cut(after string, expected ...string) backend.Inventory {
+	c.t.Helper()
+	dir, err := os.Open(c.mount.Mountpoint)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	err = unix.IoctlSetPointerInt(int(dir.Fd()), goingDown, noLogFlush)
+	_ = dir.Close()
+	if err != nil {
+		c.t.Fatalf("shut the filesystem down: %v", err)
+	}
+	c.b.WaitForRemovals()
+	c.b.Crash()
+	if err := unix.Unmount(c.mount.Mountpoint, 0); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := unix.Mount(c.mount.Source, c.mount.Mountpoint, c.mount.FSType, 0, ""); err != nil {
+		c.t.Fatal(err)
+	}
+	inventory := c.restart()
+	found := map[string]bool{}
+	for _, volume := range inventory.Volumes {
+		found[volume.ID.String()] = true
+	}
+	for _, snapshot := range inventory.Snapshots {
+		found[snapshot.ID.String()] = true
+	}
+	slices.Sort(expected)
+	if got := slices.Sorted(maps.Keys(found)); !slices.Equal(got, expected) || len(inventory.Damaged) > 0 {
+		c.t.Fatalf("%s, power cut: found %q, damaged %q; expected %q", after, got, inventory.Damaged, expected)
+	}
+	return inventory
+}
+
+func (c *cuttable) expect(id backend.VolumeID, content string) {
+	c.t.Helper()
+	if got := c.Read(c.t, c.b, id); got != content {
+		c.t.Errorf("after a power cut %s holds %q, expected %q", id, got, content)
+	}
+}
+
+// expectImage fails the test when a volume has an image of another size.
+func (c *cuttable) expectImage(id backend.VolumeID, size int64) {
+	c.t.Helper()
+	info, err := os.Stat(filepath.Join(c.root, "volumes", id.String(), "image"))
+	if err == nil && info.Size() != size {
+		c.t.Errorf("after a power cut the image of %s has %d bytes, expected %d", id, info.Size(), size)
+	}
+}
