@@ -1,8 +1,10 @@
 package driver
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"k8s.io/klog/v2"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -288,5 +291,39 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(string(text), line+"\n") {
 			t.Errorf("metrics lack %s", line)
 		}
+	}
+}
+
+// TestMountFlagsStaySecret: what may be a secret is neither answered nor logged.
+func TestMountFlagsStaySecret(t *testing.T) {
+	defer klog.CaptureState().Restore()
+	flags := flag.NewFlagSet("klog", flag.PanicOnError)
+	klog.InitFlags(flags)
+	if err := flags.Parse([]string{"-logtostderr=false", "-alsologtostderr=false", "-stderrthreshold=FATAL", "-v=5"}); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	klog.SetOutput(&log)
+	defer klog.SetOutput(io.Discard)
+	t.Run("calls", func(t *testing.T) {
+		c := startMemory(t)
+		v := c.create(t, volumeRequest("v"))
+		capability := capability(writer, "ro", "hunter2", "password=hunter2")
+		_, create := c.CreateVolume(t.Context(), &csi.CreateVolumeRequest{Name: "w", VolumeCapabilities: []*csi.VolumeCapability{capability}})
+		_, stage := c.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{VolumeId: v.VolumeId, StagingTargetPath: "/x", VolumeCapability: capability})
+		_, publish := c.NodePublishVolume(t.Context(), &csi.NodePublishVolumeRequest{VolumeId: v.VolumeId, StagingTargetPath: "/x", TargetPath: "/y", VolumeCapability: capability})
+		for _, err := range []error{create, stage, publish} {
+			wantCode(t, err, codes.InvalidArgument)
+			if strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "mount_flags[1]") {
+				t.Errorf("answer: %v", err)
+			}
+		}
+		validated := must[*csi.ValidateVolumeCapabilitiesResponse](t)(c.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: v.VolumeId, VolumeCapabilities: []*csi.VolumeCapability{capability}}))
+		if strings.Contains(validated.Message, "hunter2") {
+			t.Errorf("answer: %v", validated)
+		}
+	})
+	if klog.Flush(); strings.Contains(log.String(), "hunter2") || !strings.Contains(log.String(), "NodePublishVolume") {
+		t.Errorf("log: %s", &log)
 	}
 }

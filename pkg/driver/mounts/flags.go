@@ -42,16 +42,15 @@ var attributes = map[Flags]uint64{
 }
 
 // ParseFlags returns the flags that mount options ask for. ErrInvalid for one
-// that is not allowed; the error has its name but not its value, which may be
-// a secret.
+// that is not allowed; the error has its place and not its text, any part of
+// which may be a secret.
 func ParseFlags(options []string) (Flags, error) {
 	var flags Flags
-	for _, option := range options {
+	for i, option := range options {
 		flag, known := allowed[option]
 		if !known {
-			name, _, _ := strings.Cut(option, "=")
-			return 0, fmt.Errorf("mount_flags: %.32q is not allowed; these are: %s: %w",
-				name, strings.Join(slices.Sorted(maps.Keys(allowed)), ", "), backend.ErrInvalid)
+			return 0, fmt.Errorf("mount_flags[%d]: it is not among the allowed ones: %s: %w",
+				i, strings.Join(slices.Sorted(maps.Keys(allowed)), ", "), backend.ErrInvalid)
 		}
 		flags |= flag
 	}

@@ -23,10 +23,10 @@ func TestParseFlags(t *testing.T) {
 		"none":      {nil, 0, ""},
 		"several":   {[]string{"ro", "noexec"}, ReadOnly | unix.ST_NOEXEC, ""},
 		"defaults":  {[]string{"rw", "relatime"}, 0, ""},
-		"unknown":   {[]string{"uid=1000"}, 0, `"uid" is not allowed`},
-		"of a bind": {[]string{"remount"}, 0, `"remount" is not allowed`},
-		"joined":    {[]string{"ro,suid"}, 0, "is not allowed"},
-		"empty":     {[]string{""}, 0, "is not allowed"},
+		"unknown":   {[]string{"uid=1000"}, 0, "mount_flags[0]: it is not"},
+		"of a bind": {[]string{"rw", "remount"}, 0, "mount_flags[1]: it is not"},
+		"joined":    {[]string{"ro,suid"}, 0, "not among the allowed"},
+		"empty":     {[]string{""}, 0, "not among the allowed"},
 	} {
 		got, err := ParseFlags(test.options)
 		if got != test.want || (err == nil) != (test.err == "") || !strings.Contains(fmt.Sprint(err), test.err) {
