@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 
@@ -136,6 +137,9 @@ func checkValidate(r *csi.ValidateVolumeCapabilitiesRequest) error {
 func confirm(r *csi.ValidateVolumeCapabilitiesRequest, volume backend.Volume, mount backend.Mount) error {
 	if err := refuseMutable(r.GetMutableParameters()); err != nil {
 		return err
+	}
+	if len(r.GetVolumeContext()) > 0 {
+		return errors.New("volume_context: volumes of this driver have none, so this is not the volume's")
 	}
 	whole, _, err := parseAccesses(r.GetVolumeCapabilities())
 	if err != nil {

@@ -113,7 +113,6 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: cut(err.Error())}, nil
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
-		VolumeContext:      r.GetVolumeContext(),
 		VolumeCapabilities: r.GetVolumeCapabilities(),
 		Parameters:         r.GetParameters(),
 	}}, nil

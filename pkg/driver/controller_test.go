@@ -344,6 +344,7 @@ func TestValidateVolumeCapabilities(t *testing.T) {
 		"several":         {request(capability(writer), capability(readers)), true},
 		"block":           {request(blockCapability(writer)), false},
 		"one too many":    {request(capability(writer), everywhere), false},
+		"volume context":  {&csi.ValidateVolumeCapabilitiesRequest{VolumeId: volume.VolumeId, VolumeCapabilities: []*csi.VolumeCapability{capability(writer)}, VolumeContext: map[string]string{"never": "ours"}}, false},
 		"other parameter": {&csi.ValidateVolumeCapabilitiesRequest{VolumeId: volume.VolumeId, VolumeCapabilities: []*csi.VolumeCapability{capability(writer)}, Parameters: map[string]string{"x": "y"}}, false},
 	} {
 		got := must[*csi.ValidateVolumeCapabilitiesResponse](t)(c.ValidateVolumeCapabilities(t.Context(), test.request))
