@@ -144,6 +144,32 @@ func TestSecondProcessOnOneRootIsRefused(t *testing.T) {
 	first.Stop()
 }
 
+// TestEndpointOfTheEnvironment: CSI_ENDPOINT is honoured, as CSI asks, in a
+// directory that nobody has made.
+func TestEndpointOfTheEnvironment(t *testing.T) {
+	binary, temporary := build(t)
+	socket := filepath.Join(temporary, "run", "csi.sock")
+	command := exec.Command(binary, "--root="+filepath.Join(temporary, "root"), "--node-id=node")
+	command.Env = append(os.Environ(), "CSI_ENDPOINT=unix://"+socket)
+	stderr, err := command.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, stderr, `"Listening" socket="`+socket+`"`)
+	if err := command.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, stderr); err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWrongUse(t *testing.T) {
 	binary, temporary := build(t)
 	for _, test := range []struct {

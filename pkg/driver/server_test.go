@@ -186,7 +186,12 @@ func TestHardStop(t *testing.T) {
 
 func TestSocket(t *testing.T) {
 	dir := testenv.TempDir(t)
-	path := filepath.Join(dir, "csi.sock")
+	path := filepath.Join(dir, "missing", "too", "csi.sock")
+	first, err := listen(path)
+	if err != nil {
+		t.Fatalf("a missing directory stops it: %v", err)
+	}
+	_ = first.Close()
 
 	stale, err := net.Listen("unix", path)
 	if err != nil {

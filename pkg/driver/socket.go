@@ -7,15 +7,20 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// listen opens a Unix socket that only this user can connect to. A socket that
-// a dead process left at the path is removed; anything else there stays, and
-// is an error. The socket goes when the listener is closed.
+// listen opens a Unix socket that only this user can connect to, and makes its
+// directory where that is missing: nothing else would make the default one. A
+// socket that a dead process left at the path is removed; anything else there
+// stays, and is an error. The socket goes when the listener is closed.
 func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, err
+	}
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
