@@ -548,6 +548,22 @@ func TestExpandElsewhere(t *testing.T) {
 	})
 }
 
+// TestStageGoesOn where a crash came between mounting and growing.
+func TestStageGoesOn(t *testing.T) {
+	forLayouts(t, func(t *testing.T, _ *testbed, v *testVolume) {
+		v.stage(codes.OK)
+		before := v.stats(v.path, v.path, codes.OK)[0].Total
+		v.expand(2 * v.CapacityBytes)
+		v.stage(codes.OK)
+		if v.how.GetMount().GetFsType() == "" || v.how.GetMount().GetFsType() == "ext4" && !mounts.MayGrowMounted() {
+			return
+		}
+		if after := v.stats(v.path, v.path, codes.OK)[0].Total; after < before+v.CapacityBytes/2 {
+			t.Errorf("%d bytes after, %d before", after, before)
+		}
+	})
+}
+
 // TestGrowFar: growth past the factor that mkfs.ext4 makes provisions for.
 func TestGrowFar(t *testing.T) {
 	testenv.RequireRoot(t)

@@ -32,7 +32,10 @@ func (n *node) stage(ctx context.Context, v held, path string, asked access) err
 	// Read-only is for each target to be, not for the volume.
 	flags := asked.flags &^ mounts.ReadOnly
 	if staged {
-		return checkFlags("staging_target_path", path, mount, flags)
+		if err := checkFlags("staging_target_path", path, mount, flags); err != nil {
+			return err
+		}
+		return growMounted(mount, path) // a crash may have come before it
 	}
 	err = n.mountStaging(v.ID, mount, path, flags)
 	if err != nil && !v.attached {
@@ -50,22 +53,29 @@ func (n *node) mountStaging(id backend.VolumeID, mount backend.Mount, path strin
 	if err := mounts.CheckEmptyDir("staging_target_path", path); err != nil {
 		return err
 	}
-	unmounted, err := mounts.NeedsGrowUnmounted(mount)
-	if err != nil {
+	if unmounted, err := mounts.NeedsGrowUnmounted(mount); err != nil {
 		return err
-	}
-	if unmounted {
+	} else if unmounted {
 		if err := n.growUnmounted(id, mount); err != nil {
 			return err
 		}
 	}
-	if err := mounts.Mount(mount, path, flags); err != nil || unmounted {
+	if err := mounts.Mount(mount, path, flags); err != nil {
 		return err
 	}
-	if err := mounts.Grow(mount, path); err != nil {
+	if err := growMounted(mount, path); err != nil {
 		return errors.Join(err, mounts.Unmount(path))
 	}
 	return nil
+}
+
+// growMounted grows a mounted filesystem, unless it cannot grow while it is
+// mounted: then it does so when it is staged the next time.
+func growMounted(mount backend.Mount, path string) error {
+	if unmounted, err := mounts.NeedsGrowUnmounted(mount); err != nil || unmounted {
+		return err
+	}
+	return mounts.Grow(mount, path)
 }
 
 // growUnmounted grows a filesystem that cannot grow while it is mounted, and

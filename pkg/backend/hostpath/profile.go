@@ -33,8 +33,10 @@ type filesystem struct {
 var filesystems = map[string]filesystem{
 	// The block size is fixed, for what mkfs takes for small files (1 KiB)
 	// makes every write on the node's filesystem a partial one. The file is
-	// all holes: there is nothing to discard and no table to clear.
-	"ext4": {min: 8 << 20, mkfs: []string{"-q", "-F", "-b", "4096", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"}},
+	// all holes: there is nothing to discard and no table to clear. With the
+	// resize inode it grows while it is mounted, on every kernel; without,
+	// kernels before Linux 6.9 may lose data then (CVE-2024-35807).
+	"ext4": {min: 8 << 20, mkfs: []string{"-q", "-F", "-b", "4096", "-m", "0", "-O", "resize_inode", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"}},
 	// A restored volume and its source have one UUID, and XFS refuses to mount
 	// the second of them, unless told not to care.
 	"xfs": {min: 300 << 20, mkfs: []string{"-q", "-f", "-K"}, options: []string{"nouuid"}},
