@@ -220,14 +220,14 @@ func TestDeviceOfWhatIsSetAside(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if at != "" {
-				defer func() {
-					if err := unix.Unmount(at, 0); err != nil {
-						t.Error(err)
-					}
+			defer func() {
+				if at != "" && unix.Unmount(at, 0) != nil {
+					t.Errorf("%s cannot be unmounted", at)
+				}
+				if left, _ := testenv.Leaks(root); len(left) > 0 {
 					testenv.Run(t, "losetup", "-d", device.Source)
-				}()
-			}
+				}
+			}()
 			b.Crash()
 			if err := os.Truncate(filepath.Join(root, "volumes", id.String(), "meta.json"), 0); err != nil {
 				t.Fatal(err)

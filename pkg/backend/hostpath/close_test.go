@@ -19,9 +19,11 @@ func TestCloseEndsRemovals(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.WaitForRemovals()
-	file := filepath.Join(root, trashDir, "directory", "file")
-	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
-		t.Fatal(err)
+	file, empty := filepath.Join(root, trashDir, "directory", "file"), filepath.Join(root, trashDir, "empty")
+	for _, dir := range []string{filepath.Dir(file), empty} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -30,7 +32,7 @@ func TestCloseEndsRemovals(t *testing.T) {
 		for !b.closing.Load() {
 			runtime.Gosched()
 		}
-		b.removeTrash("directory")
+		b.removeTrash("directory", "empty")
 		if moved, err := b.flatten(trashDir + "/directory"); err != nil || len(moved) > 0 {
 			t.Errorf("flatten: %q, %v", moved, err)
 		}
@@ -38,7 +40,9 @@ func TestCloseEndsRemovals(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(file); err != nil {
-		t.Errorf("removed after Close had begun: %v", err)
+	for _, left := range []string{file, empty} {
+		if _, err := os.Stat(left); err != nil {
+			t.Errorf("removed after Close had begun: %v", err)
+		}
 	}
 }
