@@ -102,7 +102,7 @@ func (n *node) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolume
 }
 
 func (n *node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	at, err := parsePlaces(r.GetVolumePath(), r.GetStagingTargetPath())
+	at, err := parsePlaces(r.GetVolumeId(), r.GetVolumePath(), r.GetStagingTargetPath())
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (n *node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 }
 
 func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
-	at, err := parsePlaces(r.GetVolumePath(), r.GetStagingTargetPath())
+	at, err := parsePlaces(r.GetVolumeId(), r.GetVolumePath(), r.GetStagingTargetPath())
 	if err != nil {
 		return nil, err
 	}

@@ -161,7 +161,10 @@ type places struct {
 
 // parsePlaces cleans the paths that are to hold a volume. Nothing is at what is
 // not a usable path: ErrNotFound.
-func parsePlaces(volume, staging string) (at places, err error) {
+func parsePlaces(id, volume, staging string) (at places, err error) {
+	if err := required("volume_id", id); err != nil {
+		return at, err
+	}
 	if err := required("volume_path", volume); err != nil {
 		return at, err
 	}

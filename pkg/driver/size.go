@@ -1,0 +1,104 @@
+package driver
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
+)
+
+// growMounted grows a mounted filesystem, unless it cannot grow while it is
+// mounted: then it does so when it is staged the next time.
+func growMounted(mount backend.Mount, path string) error {
+	if unmounted, err := mounts.NeedsGrowUnmounted(mount); err != nil || unmounted {
+		return err
+	}
+	return mounts.Grow(mount, path)
+}
+
+// growUnmounted grows a filesystem that cannot grow while it is mounted, and
+// keeps snapshots, clones and expansions of the volume away meanwhile.
+func (n *node) growUnmounted(id backend.VolumeID, mount backend.Mount) error {
+	release, err := n.core().LockVolume(id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return mounts.GrowUnmounted(mount.Source)
+}
+
+// expand brings the device and the filesystem to the volume's size.
+func (n *node) expand(ctx context.Context, v held, at places) error {
+	if _, err := n.volumeAt(ctx, v.Volume, at); err != nil || !v.OnDevice {
+		return err
+	}
+	mount, err := n.core().Attach(ctx, v.ID)
+	if err != nil {
+		return err
+	}
+	if v.Mode == backend.Block {
+		return mounts.GrowReader(mount.Source)
+	}
+	// The staging path is writable even where the target is not.
+	return mounts.Grow(mount, cmp.Or(at.staging, at.volume))
+}
+
+// volumeAt returns the mount of a volume that is to be found at all the places
+// given: ErrNotFound when it is not.
+func (n *node) volumeAt(ctx context.Context, volume backend.Volume, at places) (backend.Mount, error) {
+	mount, attached, err := n.core().Attached(ctx, volume.ID)
+	if err != nil {
+		return mount, err
+	}
+	check := func(field, path string) error {
+		there := attached
+		// A block volume is not to be seen at its staging path, and so taken
+		// to be there.
+		if attached && (volume.Mode != backend.Block || path != at.staging) {
+			if there, err = mounts.Holds(path, mount); err != nil {
+				return err
+			}
+		}
+		if !there {
+			return fmt.Errorf("%s: %s is not at %q: %w", field, volume.ID, path, backend.ErrNotFound)
+		}
+		return nil
+	}
+	if err := check("volume_path", at.volume); err != nil || at.staging == "" {
+		return mount, err
+	}
+	return mount, check("staging_target_path", at.staging)
+}
+
+// usageOf measures a volume that is at path.
+func usageOf(volume backend.Volume, mount backend.Mount, path string) ([]*csi.VolumeUsage, error) {
+	if volume.Mode == backend.Block {
+		size, err := mounts.DeviceSize(mount.Source)
+		return []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: size}}, err
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(path, &stat); err != nil {
+		return nil, fmt.Errorf("measure %q: %w", path, err)
+	}
+	block := stat.Frsize
+	usage := []*csi.VolumeUsage{{
+		Unit:      csi.VolumeUsage_BYTES,
+		Total:     int64(stat.Blocks) * block,
+		Used:      int64(stat.Blocks-stat.Bfree) * block,
+		Available: int64(stat.Bavail) * block,
+	}}
+	if stat.Files > 0 { // filesystems that make inodes as they need them say zero
+		usage = append(usage, &csi.VolumeUsage{
+			Unit:      csi.VolumeUsage_INODES,
+			Total:     int64(stat.Files),
+			Used:      int64(stat.Files - stat.Ffree),
+			Available: int64(stat.Ffree),
+		})
+	}
+	return usage, nil
+}
