@@ -80,11 +80,22 @@ func (b *Backend) Detach(_ context.Context, id backend.VolumeID) error {
 }
 
 // release frees the device of what lies in volumes/ under name, if it has one.
-// A device that is in use stays, and kept says so.
-func (b *Backend) release(name string) (kept string, err error) {
-	image, err := b.root.OpenFile(path.Join(volumesDir, name, imageFile), os.O_RDONLY|unix.O_NONBLOCK, 0)
+// A device that stays is in the text returned.
+func (b *Backend) release(name string) (kept string) {
+	kept, err := b.tryRelease(name)
 	if err != nil {
-		return "", nil // no image that a device could hold
+		return fmt.Sprintf("; a loop device may still hold its image: %v", err)
+	}
+	return kept
+}
+
+func (b *Backend) tryRelease(name string) (kept string, err error) {
+	image, err := b.root.OpenFile(path.Join(volumesDir, name, imageFile), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return "", nil // as with a volume of layout directory
+	}
+	if err != nil {
+		return "", err
 	}
 	defer image.Close()
 	device, err := search(name, image)

@@ -162,24 +162,26 @@ func (b *Backend) refuse(shelf, name string, reason error) (line string, err err
 		}
 	}
 	if _, damaged := errors.AsType[damagedError](reason); damaged {
-		return b.setAside(shelf, name, reason)
+		return b.setAside(shelf, name, reason), nil
 	}
-	return fmt.Sprintf("%s/%s: %v; not served, left at %s", shelf, name, reason, path.Join(b.path, shelf, name)), nil
+	return b.leave(shelf, name, reason), nil
+}
+
+func (b *Backend) leave(shelf, name string, reason error) (line string) {
+	return fmt.Sprintf("%s/%s: %v; not served, left at %s", shelf, name, reason, path.Join(b.path, shelf, name))
 }
 
 // setAside moves a damaged object to where it is safe from us, and says so.
 // Nothing knows of its device after that.
-func (b *Backend) setAside(shelf, name string, reason error) (line string, err error) {
-	kept := ""
+func (b *Backend) setAside(shelf, name string, reason error) (line string) {
+	device := ""
 	if shelf == volumesDir {
-		if kept, err = b.release(name); err != nil {
-			return "", fmt.Errorf("free the device of %s: %w", name, err)
-		}
+		device = b.release(name)
 	}
 	to := path.Join(damagedDir, unique(name))
 	b.step.At("set aside")
 	if err := b.root.Rename(path.Join(shelf, name), to); err != nil {
-		return "", fmt.Errorf("set %s aside: %w", name, err)
+		return b.leave(shelf, name, fmt.Errorf("%w, and could not be set aside: %w", reason, err))
 	}
-	return fmt.Sprintf("%s/%s: %v; moved to %s%s", shelf, name, reason, path.Join(b.path, to), kept), nil
+	return fmt.Sprintf("%s/%s: %v; moved to %s%s", shelf, name, reason, path.Join(b.path, to), device)
 }

@@ -161,6 +161,25 @@ func checkMoved(t *testing.T, line string) {
 	}
 }
 
+// What cannot even be set aside stops the start no more than the rest.
+func TestSettingAsideFails(t *testing.T) {
+	root := t.TempDir()
+	b := opened(t, root, hostpath.Options{})
+	good, bad := create(t, b, spec("directory", "good")), create(t, b, spec("directory", "bad"))
+	b.Crash()
+	object, damaged := filepath.Join(root, "volumes", bad.String()), filepath.Join(root, "damaged")
+	if err := errors.Join(os.Remove(object+"/meta.json"), os.Remove(damaged), os.WriteFile(damaged, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, root, hostpath.Options{})
+	defer b.Close()
+	inventory := recovered(t, b)
+	if len(inventory.Damaged) != 1 || !strings.HasSuffix(inventory.Damaged[0], "left at "+object) {
+		t.Fatalf("damaged: %q, expected a line that says %s", inventory.Damaged, object)
+	}
+	checkServed(t, inventory, good, bad)
+}
+
 // An older program that is started once leaves a newer one's objects to it.
 func TestNewerObjectsOutliveAnOlderProgram(t *testing.T) {
 	root := t.TempDir()
