@@ -79,6 +79,7 @@ func testKill(t *testing.T, root string) {
 	}
 	d.Start()
 	forAll(workers, (*worker).deleteAll)
+	awaitEmptyTrash(t, root)
 	d.Stop()
 	for _, w := range workers {
 		t.Logf("%s: %v acknowledged, %d cut off and repeated", w.name, w.acknowledged, w.cutOff)
@@ -98,6 +99,17 @@ func forAll(workers []*worker, do func(*worker)) {
 		all.Go(func() { do(w) })
 	}
 	all.Wait()
+}
+
+// awaitEmptyTrash waits for the running driver to have removed what was deleted.
+func awaitEmptyTrash(t *testing.T, root string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if entries, err := os.ReadDir(filepath.Join(root, "trash")); err != nil || len(entries) == 0 {
+			return
+		}
+	}
+	t.Error("the trash does not become empty")
 }
 
 // checkEmpty fails t when anything but directories that are always there, and
