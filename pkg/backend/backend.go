@@ -98,7 +98,8 @@ type Mount struct {
 	// FSType is the filesystem on the device Source. Empty: bind Source itself.
 	FSType string
 
-	// Options are mount options without which mounting fails or misleads.
+	// Options are options of the filesystem, without values, without which
+	// mounting fails or misleads.
 	Options []string
 }
 

@@ -7,45 +7,94 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
-	mount "k8s.io/mount-utils"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // Mount puts an attached volume at an existing empty directory, with flags
 // beside those that its backend asks for. It is never formatted.
+//
+// Mount and Bind use the mount calls of Linux 5.12, and not mount(8), for two
+// reasons. They prepare the mount out of sight: with "bind, then remount" a
+// crash between the two leaves a writable mount where a read-only one was asked
+// for, and a pod could write in that moment. And they end with this process: a
+// mount(8) that outlives a driver that was killed could mount a volume over
+// what the next one has mounted there meanwhile.
 func Mount(m backend.Mount, path string, flags Flags) error {
 	if m.FSType == "" {
 		return Bind(m.Source, path, flags)
 	}
-	return mount.NewWithoutSystemd("").Mount(m.Source, path, m.FSType, append(flags.options(), m.Options...))
+	// A program that another call starts right now would hold the mount too,
+	// from fork to exec, and make an unmount that soon follows fail.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	filesystem, err := openFilesystem(m)
+	if err != nil {
+		return fmt.Errorf("mount %s of %s: %w", m.FSType, m.Source, err)
+	}
+	defer func() { _ = unix.Close(filesystem) }()
+	return attach(filesystem, path, flags)
+}
+
+// openFilesystem returns a mount of the filesystem on a device that is nowhere
+// yet.
+func openFilesystem(m backend.Mount) (int, error) {
+	context, err := unix.Fsopen(m.FSType, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return 0, fmt.Errorf("the kernel does not have it: %w", err)
+	}
+	defer func() { _ = unix.Close(context) }()
+	err = unix.FsconfigSetString(context, "source", m.Source)
+	for _, option := range m.Options {
+		if err == nil {
+			err = unix.FsconfigSetFlag(context, option)
+		}
+	}
+	if err == nil {
+		err = unix.FsconfigCreate(context)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%w; the kernel says: %q", err, kernelMessages(context))
+	}
+	return unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, 0)
+}
+
+// kernelMessages returns what the kernel has to say about a mount that failed.
+func kernelMessages(context int) (messages []string) {
+	for buf := make([]byte, 4<<10); ; {
+		n, err := unix.Read(context, buf)
+		if err != nil || n == 0 {
+			return messages
+		}
+		messages = append(messages, strings.TrimSpace(string(buf[:n])))
+	}
 }
 
 // Bind makes source, a directory or a device node, appear at an existing path,
 // with flags beside those of the mount that source lies on.
-//
-// It uses the mount calls of Linux 5.12 because they prepare the mount out of
-// sight: with "bind, then remount", as mount(8) does it, a crash between the
-// two leaves a writable mount where a read-only one was asked for, and a pod
-// could write in that moment.
 func Bind(source, path string, flags Flags) error {
-	// A program that another call starts right now would hold the mount too,
-	// from fork to exec, and make an unmount that soon follows fail.
-	syscall.ForkLock.RLock()
+	syscall.ForkLock.RLock() // as in Mount
 	defer syscall.ForkLock.RUnlock()
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return fmt.Errorf("clone the mount of %q: %w", source, err)
 	}
 	defer func() { _ = unix.Close(tree) }()
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, flags.attr()); err != nil {
+	return attach(tree, path, flags)
+}
+
+// attach puts a mount that is nowhere yet at a path, with flags beside those
+// that it has.
+func attach(mount int, path string, flags Flags) error {
+	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, flags.attr()); err != nil {
 		return fmt.Errorf("set mount flags: %w", err)
 	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount at %q: %w", path, err)
 	}
 	return nil
