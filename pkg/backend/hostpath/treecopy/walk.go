@@ -74,8 +74,11 @@ func (w *walker) visit(path string, dir *directory, st *unix.Stat_t) error {
 }
 
 // list hands the names in dir to files, apart from those of directories,
-// which it returns.
+// which it returns. Every name comes once, also when it is removed and made
+// again between two pages, which may both have it then.
 func (w *walker) list(path string, dir *directory) (directories []string, err error) {
+	var first []dirent       // the first page
+	var seen map[string]bool // the names in all pages, once there are several
 	for {
 		n, err := unix.ReadDirent(dir.fd, w.page)
 		if n == 0 || err == unix.ENOENT { // at the end, or removed meanwhile
@@ -85,6 +88,15 @@ func (w *walker) list(path string, dir *directory) (directories []string, err er
 			return nil, fmt.Errorf("list directory %q: %w", path, err)
 		}
 		found := parseNames(w.page[:n])
+		if first == nil {
+			first = found
+		} else {
+			if seen == nil {
+				seen = make(map[string]bool, 2*len(first))
+				dropRepeated(first, seen)
+			}
+			found = dropRepeated(found, seen)
+		}
 		slices.SortFunc(found, func(a, b dirent) int { return cmp.Compare(a.inode, b.inode) })
 		names := make([]string, 0, len(found))
 		for _, entry := range found {
@@ -98,6 +110,15 @@ func (w *walker) list(path string, dir *directory) (directories []string, err er
 			return nil, err
 		}
 	}
+}
+
+// dropRepeated adds the names in page to seen and returns those that are new.
+func dropRepeated(page []dirent, seen map[string]bool) []dirent {
+	return slices.DeleteFunc(page, func(d dirent) bool {
+		repeated := seen[d.name]
+		seen[d.name] = true
+		return repeated
+	})
 }
 
 type dirent struct {

@@ -1,0 +1,54 @@
+package treecopy
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestNamesMadeAgainAreListedOnce removes and makes again what was listed, as
+// a directory of several pages is listed: some filesystems put a name made
+// again where the listing has not been yet.
+func TestNamesMadeAgainAreListedOnce(t *testing.T) {
+	onFilesystems(t, func(t *testing.T, dir string) {
+		root := openDir(t, filepath.Join(dir, "source"))
+		const files = 1500 // with long names, that is many pages
+		long := strings.Repeat("n", 200)
+		for i := range files {
+			must(t, os.WriteFile(fmt.Sprintf("%s/%s-file-%d", root.Name(), long, i), nil, 0o644))
+			if i%100 == 0 {
+				must(t, os.Mkdir(fmt.Sprintf("%s/%s-dir-%d", root.Name(), long, i), 0o755))
+			}
+		}
+		times := make(map[string]int)
+		w := walker{
+			ctx:   context.Background(),
+			enter: func(path string, _ *directory, _ *unix.Stat_t) error { times[path]++; return nil },
+			files: func(_ string, _ *directory, names []string) error {
+				for _, name := range names {
+					times[name]++
+					path := filepath.Join(root.Name(), name)
+					must(t, os.Remove(path))
+					must(t, os.WriteFile(path, nil, 0o644))
+				}
+				for i := 0; i < files; i += 100 {
+					path := fmt.Sprintf("%s/%s-dir-%d", root.Name(), long, i)
+					must(t, os.Remove(path))
+					must(t, os.Mkdir(path, 0o755))
+				}
+				return nil
+			},
+		}
+		must(t, w.walk(root))
+		for name, n := range times {
+			if n != 1 {
+				t.Fatalf("%s was visited %d times", name, n)
+			}
+		}
+	})
+}
