@@ -47,7 +47,7 @@ func Open(ctx context.Context, b backend.Backend, options Options) (*Core, error
 		return nil, fmt.Errorf("recover the storage: %w", err)
 	}
 	for _, damaged := range inventory.Damaged {
-		klog.ErrorS(nil, "Set aside a damaged object; it is not served", "object", damaged)
+		klog.ErrorS(nil, "An object is not served", "object", damaged)
 	}
 	c := &Core{
 		backend:  b,

@@ -31,11 +31,11 @@ func (enc *encoder) header(buf []byte, e *entry, offset, align int64) ([]byte, e
 	} else {
 		kind = enc.describe(e)
 	}
+	enc.pad(offset, align)
 	if len(enc.records) > maxRecords {
 		return buf, fmt.Errorf("name and extended attributes have %d bytes; an archive holds %d for one file",
 			len(enc.records), maxRecords)
 	}
-	enc.pad(offset, align)
 	if len(enc.records) > 0 {
 		buf = appendExtended(buf, enc.records)
 	}

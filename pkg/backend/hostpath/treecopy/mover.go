@@ -152,7 +152,10 @@ func (m *mover) store(dst int, c *contents) error {
 			return err
 		}
 		end = s.offset + n
-		if n < s.length { // a live file that shrank
+		if n < s.length && !c.live {
+			return truncated(io.ErrUnexpectedEOF)
+		}
+		if n < s.length { // it has shrunk
 			break
 		}
 	}

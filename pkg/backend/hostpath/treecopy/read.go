@@ -90,6 +90,12 @@ func (r *reader) readFile(b *batch, place int, st *unix.Stat_t, e *entry) (kept 
 	file, err := withoutAtime(func(flags uint64) (int, error) {
 		return unix.Openat(r.proc, strconv.Itoa(place), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|int(flags), 0)
 	})
+	if errors.Is(err, unix.EAGAIN) {
+		// Somebody has a write lease on it, which the kernel takes back if one
+		// waits (fcntl(2), F_SETLEASE). It is a regular file: nothing else can
+		// make this wait.
+		file, err = unix.Openat(r.proc, strconv.Itoa(place), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -166,13 +172,21 @@ type freezer struct {
 	mover     *mover
 }
 
-// newFreezer returns a freezer for copies beside file.
-func newFreezer(file *os.File, m *mover) (*freezer, error) {
-	path, err := os.Readlink(procSelf + "/" + strconv.Itoa(int(file.Fd())))
+// newFreezer returns a freezer for copies in the directory where, or beside the
+// file where.
+func newFreezer(where *os.File, m *mover) (*freezer, error) {
+	path, err := os.Readlink(procSelf + "/" + strconv.Itoa(int(where.Fd())))
 	if err != nil {
 		return nil, err
 	}
-	return &freezer{filepath.Dir(path), m}, nil
+	var st unix.Stat_t
+	if err := unix.Fstat(int(where.Fd()), &st); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		path = filepath.Dir(path)
+	}
+	return &freezer{path, m}, nil
 }
 
 // freeze makes e's contents those of one instant, from now on unchanging. It
@@ -183,6 +197,9 @@ func (f *freezer) freeze(e *entry) (bool, error) {
 		return false, nil
 	}
 	still, err := unix.Open(f.directory, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if isAny(err, unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL) { // no such files on this filesystem
+		return false, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("make temporary file in %q: %w", f.directory, err)
 	}

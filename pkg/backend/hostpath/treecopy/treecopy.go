@@ -72,10 +72,12 @@ func ReadTar(ctx context.Context, in, root *os.File, progress *backend.Progress)
 	}
 	m, err := newMover(w, root, progress)
 	if err != nil {
+		from.close()
 		return err
 	}
 	to, err := newTreeSink(w, m, root)
 	if err != nil {
+		from.close()
 		return classify(err)
 	}
 	return classify(w.transfer(from, to))

@@ -117,6 +117,17 @@ func (s *treeSink) enter(path string) (*directory, error) {
 		}
 		s.pending, s.path = append(s.pending, nil), join(s.path, name)
 	}
+	return s.top()
+}
+
+// top returns the directory at the chain's end. One that was closed on the way
+// down is opened again, and some may still work in it as it was open before:
+// they are waited for, for whoever is the last to work in the one that is open
+// now finishes the directory.
+func (s *treeSink) top() (*directory, error) {
+	if last := len(s.chain.links) - 1; last >= 0 && s.chain.links[last].dir == nil {
+		s.running.Wait()
+	}
 	return s.chain.top()
 }
 
@@ -125,12 +136,7 @@ func (s *treeSink) enter(path string) (*directory, error) {
 func (s *treeSink) leave() error {
 	last := len(s.pending) - 1
 	if e := s.pending[last]; e != nil {
-		if s.chain.links[last].dir == nil {
-			// It was closed on the way down and is to be opened again; some
-			// may still work in it as it was open before.
-			s.running.Wait()
-		}
-		dir, err := s.chain.top()
+		dir, err := s.top()
 		if err != nil {
 			return fmt.Errorf("open directory %q: %w", s.path, err)
 		}
