@@ -25,7 +25,7 @@ type entry struct {
 	// Then nothing else but path counts.
 	sameAs string
 
-	// inode is set for a file of a tree with several names.
+	// inode is set for a file of a tree with several names, where it can be.
 	inode inode
 
 	contents contents

@@ -86,7 +86,7 @@ func describeFile(path string) (f file, id inode, err error) {
 		f.Size, f.Atime = st.Size, st.Atim // listing and following change the times of others
 		err = f.describeData(path)
 	}
-	return f, inode{st.Dev, st.Ino}, err
+	return f, inode{dev: st.Dev, ino: st.Ino}, err
 }
 
 func (f *file) describeData(path string) error {

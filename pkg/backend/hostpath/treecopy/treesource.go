@@ -25,7 +25,29 @@ type treeSource struct {
 	proc int // procSelf, opened
 }
 
-type inode struct{ dev, ino uint64 }
+// inode tells files with several names apart, also from those that had the
+// same number before and were deleted meanwhile.
+type inode struct {
+	dev, ino uint64
+	life     string
+}
+
+// identify returns the inode of an open file, which st describes. The handle
+// that a filesystem has for a file is never another's. Where there are none, a
+// file is taken for one read earlier only if nothing has changed it since;
+// where even that cannot be told, the inode is empty.
+func identify(fd int, st *unix.Stat_t) inode {
+	id := inode{dev: st.Dev, ino: st.Ino}
+	if handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH); err == nil {
+		id.life = string(handle.Bytes())
+		return id
+	}
+	if recent(st) {
+		return inode{}
+	}
+	id.life = fmt.Sprint(st.Ctim)
+	return id
+}
 
 func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
 	proc, err := unix.Open(procSelf, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
