@@ -3,6 +3,7 @@ package treecopy
 import (
 	"io"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,9 +79,11 @@ type contents struct {
 	owned bool
 
 	// live says that others may be writing to file; then seen is what it was
-	// like before its segments were determined.
-	live bool
-	seen unix.Stat_t
+	// like before its segments were determined, and fresh says that it had been
+	// changed so lately then that a change after that may not show.
+	live  bool
+	seen  unix.Stat_t
+	fresh bool
 }
 
 // setMemory makes data the contents.
@@ -121,9 +124,11 @@ const maxSegments = 1 << 20
 
 // scan sets size and segments from the open file.
 func (c *contents) scan() error {
+	before := time.Now()
 	if err := unix.Fstat(c.file, &c.seen); err != nil {
 		return err
 	}
+	c.fresh = recent(before, &c.seen)
 	c.size, c.segments = c.seen.Size, c.segments[:0]
 	for end := int64(0); end < c.size; {
 		start, err := unix.Seek(c.file, end, unix.SEEK_DATA)
@@ -148,10 +153,10 @@ func (c *contents) scan() error {
 	return nil
 }
 
-// changed says whether the file changed since it was scanned.
+// changed says whether the file changed, or may have, since it was scanned.
 func (c *contents) changed() (bool, error) {
-	if !c.live {
-		return false, nil
+	if !c.live || c.fresh {
+		return c.live, nil
 	}
 	var now unix.Stat_t
 	if err := unix.Fstat(c.file, &now); err != nil {

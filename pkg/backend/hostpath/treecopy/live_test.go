@@ -271,3 +271,40 @@ func TestCancelEndsACopy(t *testing.T) {
 		}
 	}
 }
+
+// TestChangeInTheTickOfTheScan changes a file in the tick of the clock in which
+// it was scanned, so that its times do not tell, and copies it much later.
+func TestChangeInTheTickOfTheScan(t *testing.T) {
+	onFilesystems(t, func(t *testing.T, dir string) {
+		for name, put := range map[string]func(w *workers, m *mover, out *os.File, e *entry) error{
+			"archive": func(w *workers, m *mover, out *os.File, e *entry) error {
+				f, err := newFreezer(out, m)
+				must(t, err)
+				return (&tarSink{workers: w, mover: m, freezer: f, file: int(out.Fd())}).putEntry(e)
+			},
+			"tree": func(w *workers, m *mover, out *os.File, e *entry) error {
+				return (&treeSink{workers: w, mover: m}).fill(int(out.Fd()), e)
+			},
+		} {
+			in, out := createFile(t, filepath.Join(dir, name)), createFile(t, filepath.Join(dir, name+"-copy"))
+			must(t, in.Truncate(1<<20))
+			w := newWorkers(t.Context())
+			m, err := newMover(w, out, nil)
+			must(t, err)
+			e := &entry{path: name, contents: contents{file: int(in.Fd()), live: true}}
+			must(t, e.rescan())
+			_, err = in.WriteAt(bytes.Repeat([]byte("changed!"), 16<<10), 512<<10)
+			must(t, err)
+			// What a coarse clock would have said before the change.
+			must(t, unix.Fstat(int(in.Fd()), &e.contents.seen))
+			time.Sleep(2 * clockTick)
+			must(t, put(w, m, out, e))
+			e.contents.close()
+			copied, err := os.ReadFile(out.Name())
+			must(t, err)
+			if n := bytes.Count(copied, []byte("changed!")); n != 16<<10 {
+				t.Errorf("%s: %d of %d words that were written after the scan", name, n, 16<<10)
+			}
+		}
+	})
+}

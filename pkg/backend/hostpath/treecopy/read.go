@@ -118,7 +118,7 @@ func (r *reader) readSmall(b *batch, before unix.Stat_t, e *entry) (kept bool, e
 		if before.Size > smallFile || before.Blocks*512 < before.Size {
 			return true, e.rescan()
 		}
-		if c.live && recent(&before) {
+		if c.live && recent(time.Now(), &before) {
 			if frozen, err := r.freezer.freeze(e); err != nil {
 				return false, err
 			} else if frozen {
@@ -159,10 +159,10 @@ func (e *entry) rescan() error {
 	return nil
 }
 
-// recent says whether a file changed so lately that another change could go
-// unnoticed.
-func recent(st *unix.Stat_t) bool {
-	return time.Since(time.Unix(st.Ctim.Unix())) < clockTick
+// recent says whether a file had changed so lately, at an instant, that another
+// change after that could go unnoticed.
+func recent(at time.Time, st *unix.Stat_t) bool {
+	return at.Sub(time.Unix(st.Ctim.Unix())) < clockTick
 }
 
 // freezer makes copies, by sharing blocks, of files that others write to.

@@ -54,7 +54,7 @@ func (s *tarSink) put(b *batch) error {
 // be written again, so that the copy is made before.
 func (s *tarSink) putEntry(e *entry) error {
 	c := &e.contents
-	if c.live && (s.stream != nil || recent(&c.seen)) {
+	if c.live && (s.stream != nil || c.fresh) {
 		if _, err := s.freezer.freeze(e); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,7 +43,7 @@ func identify(fd int, st *unix.Stat_t) inode {
 		id.life = string(handle.Bytes())
 		return id
 	}
-	if recent(st) {
+	if recent(time.Now(), st) {
 		return inode{}
 	}
 	id.life = fmt.Sprint(st.Ctim)
