@@ -9,7 +9,8 @@ IMAGE   ?= ghcr.io/snapdriver/snapdriver:$(VERSION)
 # Pinned; built from source into .cache, for it must know our Go version.
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 
-TESTFLAGS ?= -race -timeout 30m
+# The race detector needs a C compiler.
+TESTFLAGS ?= $(shell command -v gcc >/dev/null && echo -race) -timeout 30m
 
 .PHONY: help
 help: ## List the targets

@@ -6,9 +6,9 @@
 # Usage: hack/setup.sh [PROGRAM ...]     (default: what the tests need)
 set -euo pipefail
 
-# program:package
+# program:package, or file:package
 known="mkfs.ext4:e2fsprogs resize2fs:e2fsprogs mkfs.xfs:xfsprogs xfs_growfs:xfsprogs mkfs.btrfs:btrfs-progs
-blkid:util-linux losetup:mount mount:mount setfattr:attr setfacl:acl tar:tar zstd:zstd gcc:gcc shellcheck:shellcheck"
+blkid:util-linux losetup:mount mount:mount setfattr:attr setfacl:acl tar:tar zstd:zstd gcc:gcc /usr/include/stdlib.h:libc6-dev shellcheck:shellcheck"
 wanted=${*:-$(tr ' ' '\n' <<<"$known" | sed 's/:.*//' | grep -v shellcheck)}
 
 # An ordinary user's PATH often lacks the sbin directories.
@@ -16,8 +16,8 @@ PATH=$PATH:/usr/sbin:/sbin
 
 packages=()
 for program in $wanted; do
-    command -v "$program" >/dev/null && continue
-    package=$(tr ' ' '\n' <<<"$known" | sed -n "s/^$program://p")
+    if command -v "$program" >/dev/null || [ -e "$program" ]; then continue; fi
+    package=$(tr ' ' '\n' <<<"$known" | sed -n "s|^$program:||p")
     packages+=("${package:?no package is known for $program}")
 done
 [ ${#packages[@]} -gt 0 ] || exit 0
