@@ -13,6 +13,10 @@ const (
 	// handing over cheap, few enough to keep all workers busy.
 	batchEntries = 64
 
+	// batchFiles is how many files a batch holds open. As some fifteen batches
+	// wait to be put down at most, that bounds the descriptors of a copy.
+	batchFiles = 4
+
 	// batchMemory is the size of the buffer for small files in a batch.
 	batchMemory = 256 << 10
 )
@@ -31,6 +35,7 @@ type batch struct {
 	alone bool
 
 	// For reading from a tree: what is to be read, and when that is done.
+	// Names that are left then are for the next batch.
 	from  *directory
 	names []string
 	ready chan struct{}
@@ -65,6 +70,9 @@ func (b *batch) room(n int) []byte {
 func (b *batch) free() {
 	for i := range b.entries {
 		b.entries[i].contents.close()
+	}
+	if b.from != nil {
+		b.from.release()
 	}
 	batches.Put(b)
 }

@@ -25,7 +25,7 @@ func TestErrorOfAReaderIsSeenBeforeItsBatchIsReady(t *testing.T) {
 	b.from, b.names, b.ready = newDirectory(-1), []string{"name"}, make(chan struct{})
 	s.unread <- b
 	close(s.unread)
-	s.readAll(newReader(-1, nil))
+	s.readAll(newReader(-1, nil), s.unread)
 	<-b.ready
 	if !errors.Is(context.Cause(w), unix.EBADF) {
 		t.Errorf("the copy's error: %v", context.Cause(w))

@@ -224,6 +224,29 @@ func TestDeepTree(t *testing.T) {
 	}
 }
 
+func TestManyLargeFilesNeedFewDescriptors(t *testing.T) {
+	ctx := context.Background()
+	dir := testenv.TempDir(t)
+	source := filepath.Join(dir, "source")
+	root := openDir(t, source)
+	for i := range 1000 {
+		f := createFile(t, fmt.Sprintf("%s/%d", source, i))
+		must(t, f.Truncate(2*smallFile))
+		must(t, f.Close())
+	}
+	out := createFile(t, filepath.Join(dir, "tar"))
+	to := openDir(t, filepath.Join(dir, "copy"))
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(openDescriptors(t) + 120), Max: limit.Max}))
+	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)) }()
+	must(t, WriteTar(ctx, root, out, nil))
+	must(t, CopyTree(ctx, root, to, nil))
+	if names, err := os.ReadDir(to.Name()); err != nil || len(names) != 1000 {
+		t.Errorf("%d of 1000 files, error %v", len(names), err)
+	}
+}
+
 func TestProgressReachesTheTotal(t *testing.T) {
 	ctx := context.Background()
 	dir := testenv.TempDir(t)

@@ -20,6 +20,11 @@ type treeSource struct {
 	ordered chan *batch
 	unread  chan *batch
 
+	// rest, if set, is the next batch, of what another had no room for. It
+	// goes through left to be read.
+	rest *batch
+	left chan *batch
+
 	// first has the paths of files with several names.
 	first map[inode]string
 
@@ -59,6 +64,7 @@ func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
 		workers: w,
 		ordered: make(chan *batch, 2*parallel()),
 		unread:  make(chan *batch, 2*parallel()),
+		left:    make(chan *batch, 1),
 		first:   make(map[inode]string),
 		proc:    proc,
 	}
@@ -70,8 +76,9 @@ func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
 		close(s.ordered)
 	})
 	for range parallel() {
-		w.running.Go(func() { s.readAll(newReader(proc, f)) })
+		w.running.Go(func() { s.readAll(newReader(proc, f), s.unread) })
 	}
+	w.running.Go(func() { s.readAll(newReader(proc, f), s.left) })
 	return s, nil
 }
 
@@ -96,7 +103,7 @@ func (s *treeSource) files(path string, dir *directory, names []string) error {
 		b.from, b.names, b.ready = dir.retain(), names[:n], make(chan struct{})
 		names = names[n:]
 		if err := s.send(b, s.unread); err != nil {
-			b.from.release()
+			b.free()
 			return err
 		}
 		if err := s.send(b, s.ordered); err != nil {
@@ -119,19 +126,20 @@ func (s *treeSource) send(b *batch, to chan<- *batch) error {
 
 // readAll goes on to the end also when there was an error, though it reads no
 // more: every batch becomes ready.
-func (s *treeSource) readAll(r *reader) {
-	for b := range s.unread {
+func (s *treeSource) readAll(r *reader, unread <-chan *batch) {
+	for b := range unread {
 		s.workers.fail(s.read(r, b))
-		b.from.release()
 		close(b.ready)
 	}
 }
 
+// read takes names from the batch until it has all, or enough open files.
 func (s *treeSource) read(r *reader, b *batch) error {
-	for _, name := range b.names {
+	for open := 0; len(b.names) > 0 && open < batchFiles; b.names = b.names[1:] {
 		if err := s.workers.Err(); err != nil {
 			return err
 		}
+		name := b.names[0]
 		e := b.add()
 		e.path = join(b.dir, name)
 		kept, err := r.read(b, name, e)
@@ -141,13 +149,18 @@ func (s *treeSource) read(r *reader, b *batch) error {
 		if !kept {
 			e.contents.close()
 			b.entries = b.entries[:len(b.entries)-1]
+		} else if e.contents.owned {
+			open++
 		}
 	}
 	return nil
 }
 
 func (s *treeSource) next() (*batch, error) {
-	b, more := <-s.ordered
+	b, more := s.rest, true
+	if s.rest = nil; b == nil {
+		b, more = <-s.ordered
+	}
 	if !more {
 		// Without an error, the walk is at its end.
 		if err := s.workers.Err(); err != nil {
@@ -162,6 +175,11 @@ func (s *treeSource) next() (*batch, error) {
 	if err := s.workers.Err(); err != nil {
 		b.free()
 		return nil, err
+	}
+	if len(b.names) > 0 {
+		s.rest = newBatch(b.dir)
+		s.rest.from, s.rest.names, s.rest.ready = b.from.retain(), b.names, make(chan struct{})
+		s.left <- s.rest
 	}
 	for i := range b.entries {
 		s.findFirst(b, &b.entries[i])
@@ -185,6 +203,11 @@ func (s *treeSource) findFirst(b *batch, e *entry) {
 }
 
 func (s *treeSource) close() {
+	close(s.left)
+	if s.rest != nil {
+		<-s.rest.ready
+		s.rest.free()
+	}
 	for b := range s.ordered {
 		if b.ready != nil {
 			<-b.ready
