@@ -74,7 +74,8 @@ const chainWindow = 64
 
 // chain is the way from a root down to one directory, of any length. Only the
 // last directories are open; the others are opened again when the chain gets
-// short, name by name from the root, and must be the ones they were.
+// short, and must be the ones they were: name by name from the root, or, where
+// others may rename them, from below.
 type chain struct {
 	root  *directory
 	links []link
@@ -122,6 +123,11 @@ func (l *link) reopen(parent *directory) (*directory, error) {
 	if err != nil {
 		return nil, err
 	}
+	return l.take(dir)
+}
+
+// take makes dir the link's, if it is the one that the link had.
+func (l *link) take(dir *directory) (*directory, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(dir.fd, &st); err != nil || st.Dev != l.dev || st.Ino != l.ino {
 		dir.release()
@@ -166,6 +172,20 @@ func (c *chain) pop() {
 		dir.release()
 	}
 	c.links = c.links[:last]
+}
+
+// up does as pop, but opens the directory at the chain's new end from below, if
+// it was closed. That finds it also when one above it has been renamed.
+func (c *chain) up() {
+	last := len(c.links) - 1
+	if below := c.links[last].dir; last > 0 && below != nil && c.links[last-1].dir == nil {
+		// ".." may lead anywhere, if the directory itself has been renamed.
+		if fd, err := unix.Openat(below.fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+			// If it is another one, top looks for it by name.
+			_, _ = c.links[last-1].take(newDirectory(fd))
+		}
+	}
+	c.pop()
 }
 
 func (c *chain) close() {

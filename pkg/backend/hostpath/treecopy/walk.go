@@ -68,7 +68,7 @@ func (w *walker) visit(path string, dir *directory, st *unix.Stat_t) error {
 		if err := w.visit(join(path, name), child, st); err != nil {
 			return err
 		}
-		w.chain.pop()
+		w.chain.up()
 	}
 	return nil
 }

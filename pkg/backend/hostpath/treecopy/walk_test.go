@@ -52,3 +52,32 @@ func TestNamesMadeAgainAreListedOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestRenamedAncestorHidesNothing renames the top of a branch while the walk is
+// so deep in it that the top is no longer open.
+func TestRenamedAncestorHidesNothing(t *testing.T) {
+	onFilesystems(t, func(t *testing.T, dir string) {
+		root := openDir(t, filepath.Join(dir, "source"))
+		top := filepath.Join(root.Name(), "top")
+		for _, sub := range []string{"a", "b", "c"} { // one of them is visited first
+			must(t, os.MkdirAll(filepath.Join(top, sub, strings.Repeat("d/", 2*chainWindow)), 0o755))
+			must(t, os.WriteFile(filepath.Join(top, sub, "file"), nil, 0o644))
+		}
+		files, renamed := 0, false
+		w := walker{
+			ctx: context.Background(),
+			enter: func(path string, _ *directory, _ *unix.Stat_t) error {
+				if strings.Count(path, "d") == 2*chainWindow && !renamed {
+					renamed = true
+					return os.Rename(top, top+"-renamed")
+				}
+				return nil
+			},
+			files: func(_ string, _ *directory, names []string) error { files += len(names); return nil },
+		}
+		must(t, w.walk(root))
+		if !renamed || files != 3 {
+			t.Errorf("%d of 3 files were visited", files)
+		}
+	})
+}
