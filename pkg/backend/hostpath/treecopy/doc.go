@@ -40,6 +40,14 @@
 //   - Where blocks can be shared, every file is whole at one instant. Two
 //     files need not be of the same instant. Elsewhere a file that changes
 //     while it is read is read again a few times, and then taken as it is.
+//     What a program stores through a shared mapping (mmap) is the exception:
+//     the kernel neither holds such stores off nor shows each as a change, so
+//     that a copy may have a later one without an earlier one.
+//   - In a tree deeper than chainWindow, the rest of a directory is left out if
+//     meanwhile both one above it and one in it, on the way to where the copy
+//     is, are moved elsewhere.
+//   - A tree with a path to a directory longer than maxPath, 128 KiB, is refused
+//     with backend.ErrPrecondition. The archive has all paths in full.
 //   - An archive without its end is an error, never a smaller tree.
 //   - Nothing is synced: that is the caller's part.
 //

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -184,43 +183,6 @@ func TestMountsAreNotEntered(t *testing.T) {
 	must(t, err)
 	if len(names) != 1 || names[0].Name() != "other" {
 		t.Errorf("want other only, got %v", names)
-	}
-}
-
-func TestDeepTree(t *testing.T) {
-	const depth = 3000
-	ctx := context.Background()
-	dir := testenv.TempDir(t)
-	source := filepath.Join(dir, "source")
-	root := openDir(t, source)
-	name := strings.Repeat("n", 20) // depth times this is far more than PATH_MAX
-	at, err := unix.Open(source, unix.O_PATH, 0)
-	must(t, err)
-	for range depth {
-		must(t, unix.Mkdirat(at, name, 0o755))
-		next, err := unix.Openat(at, name, unix.O_PATH, 0)
-		must(t, err)
-		must(t, unix.Mknodat(at, "file", unix.S_IFREG|0o644, 0))
-		unix.Close(at)
-		at = next
-	}
-	unix.Close(at)
-	count := func(tree string) string {
-		return testenv.Run(t, "sh", "-c", "find "+tree+" -printf '%d %y %f\n' | tail -n +2 | sort | uniq -c | sort | sha256sum")
-	}
-	want := count(source)
-	var limit unix.Rlimit
-	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
-	few := unix.Rlimit{Cur: min(500, limit.Max), Max: limit.Max}
-	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &few))
-	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)) }()
-
-	must(t, ReadTar(ctx, archive(t, source), openDir(t, filepath.Join(dir, "from-tar")), nil))
-	must(t, CopyTree(ctx, root, openDir(t, filepath.Join(dir, "from-tree")), nil))
-	for _, tree := range []string{"from-tar", "from-tree"} {
-		if got := count(filepath.Join(dir, tree)); got != want {
-			t.Errorf("%s differs", tree)
-		}
 	}
 }
 

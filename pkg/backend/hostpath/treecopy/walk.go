@@ -11,11 +11,18 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // pageSize is the size of the buffer for names; the names in one such page
 // are visited in the order of their inodes, which is the order on the disk.
 const pageSize = 128 << 10
+
+// maxPath is the length in bytes of the longest path to a directory that is
+// copied, 32 times PATH_MAX. As every entry of an archive has its whole path, a
+// deep tree takes room and memory by the square of its depth.
+const maxPath = 128 << 10
 
 // walker visits a tree: each directory first, then its files, then the
 // directories in it.
@@ -47,6 +54,10 @@ func (w *walker) walk(root *os.File) (err error) {
 }
 
 func (w *walker) visit(path string, dir *directory, st *unix.Stat_t) error {
+	if len(path) > maxPath {
+		return fmt.Errorf("copy directory %.200q...: its path is longer than %d bytes, the limit; move it up: %w",
+			path, maxPath, backend.ErrPrecondition)
+	}
 	if err := w.enter(path, dir, st); err != nil {
 		return err
 	}
