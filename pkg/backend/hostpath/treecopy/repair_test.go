@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,10 +49,12 @@ func TestLeasedFile(t *testing.T) {
 		t.Skipf("this filesystem has no leases: %v", err)
 	}
 	// Its holder gives it up when asked to.
-	go func() {
+	var holder sync.WaitGroup
+	defer holder.Wait()
+	holder.Go(func() {
 		time.Sleep(50 * time.Millisecond)
 		_, _ = unix.FcntlInt(leased.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
-	}()
+	})
 	out := createFile(t, filepath.Join(t.TempDir(), "tar"))
 	if err := WriteTar(t.Context(), openDir(t, tree), out, nil); err != nil {
 		t.Fatal(err)
