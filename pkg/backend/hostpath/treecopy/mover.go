@@ -143,9 +143,11 @@ func (m *mover) copySome(dst int, dstOffset int64, src int, srcOffset, length in
 	return int64(n), writeAt(dst, buf[:n], dstOffset)
 }
 
-// store writes what c holds to dst, an empty file, and gives it c's size.
+// store writes what c holds to dst, an empty file, and gives it c's size. All
+// that c holds counts as progress, also what a live file that has shrunk lacks.
 func (m *mover) store(dst int, c *contents) error {
 	var end int64
+	left := c.stored()
 	for _, s := range c.segments {
 		n, err := m.storeSegment(dst, c, s)
 		if err != nil {
@@ -155,7 +157,8 @@ func (m *mover) store(dst int, c *contents) error {
 		if n < s.length && !c.live {
 			return truncated(io.ErrUnexpectedEOF)
 		}
-		if n < s.length { // it has shrunk
+		if left -= n; n < s.length { // it has shrunk
+			m.progress.Add(left)
 			break
 		}
 	}

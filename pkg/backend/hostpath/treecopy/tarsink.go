@@ -2,7 +2,6 @@ package treecopy
 
 import (
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -25,9 +24,9 @@ type tarSink struct {
 	freezer *freezer
 	encoder encoder
 
-	// file is the archive, or noFile; then stream is.
+	// file is the archive; with stream, it is written through that.
 	file   int
-	stream io.WriteCloser
+	stream *compressor
 
 	// buf is to be written at offset in the archive.
 	buf    []byte
@@ -50,12 +49,20 @@ func (s *tarSink) put(b *batch) error {
 }
 
 // putEntry writes an entry. A file that changes meanwhile is written again,
-// after that from a copy of one instant, if there can be one. A stream cannot
-// be written again, so that the copy is made before.
+// after that from a copy of one instant, if there can be one. To go back in a
+// stream costs a frame of its own, so that there the copy is made before.
 func (s *tarSink) putEntry(e *entry) error {
 	c := &e.contents
 	if c.live && (s.stream != nil || c.fresh) {
 		if _, err := s.freezer.freeze(e); err != nil {
+			return err
+		}
+	}
+	if c.live && s.stream != nil {
+		if err := s.flush(); err != nil {
+			return err
+		}
+		if err := s.stream.mark(); err != nil {
 			return err
 		}
 	}
@@ -64,12 +71,13 @@ func (s *tarSink) putEntry(e *entry) error {
 		if err := s.write(e); err != nil {
 			return err
 		}
-		if changed, err := c.changed(); err != nil || !changed || s.stream != nil || attempt == maxAttempts {
+		if changed, err := c.changed(); err != nil || !changed || attempt == maxAttempts {
 			return err
 		}
 		if err := s.goBack(start); err != nil {
 			return err
 		}
+		s.mover.progress.Add(-c.stored())
 		if frozen, err := s.freezer.freeze(e); err != nil {
 			return err
 		} else if frozen {
@@ -166,13 +174,17 @@ func (s *tarSink) flush() (err error) {
 	return err
 }
 
-// goBack takes back what was written to the archive from offset on.
+// goBack takes back what was written to the archive from offset on. In a
+// stream, that has to be its mark.
 func (s *tarSink) goBack(offset int64) error {
 	if offset >= s.offset {
 		s.buf = s.buf[:offset-s.offset]
 		return nil
 	}
 	s.buf, s.offset = s.buf[:0], offset
+	if s.stream != nil {
+		return s.stream.goBack()
+	}
 	return os.NewSyscallError("ftruncate", unix.Ftruncate(s.file, offset))
 }
 

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -27,14 +25,14 @@ func WriteTar(ctx context.Context, root, out *os.File, progress *backend.Progres
 // WriteTarZstd does as WriteTar, but compresses the tar with zstd. It shares
 // no blocks.
 func WriteTarZstd(ctx context.Context, root, out *os.File, progress *backend.Progress) error {
-	stream, err := zstd.NewWriter(out)
+	stream, err := newCompressor(out)
 	if err != nil {
 		return err
 	}
 	return writeTar(ctx, root, out, stream, progress)
 }
 
-func writeTar(ctx context.Context, root, out *os.File, stream io.WriteCloser, progress *backend.Progress) error {
+func writeTar(ctx context.Context, root, out *os.File, stream *compressor, progress *backend.Progress) error {
 	w := newWorkers(ctx)
 	defer w.cancel(nil)
 	m, err := newMover(w, out, progress)

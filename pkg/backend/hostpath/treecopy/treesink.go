@@ -260,6 +260,7 @@ func (s *treeSink) fill(file int, e *entry) error {
 		if err := unix.Ftruncate(file, 0); err != nil {
 			return os.NewSyscallError("ftruncate", err)
 		}
+		s.mover.progress.Add(-c.stored())
 		if err := e.rescan(); err != nil {
 			return err
 		}
