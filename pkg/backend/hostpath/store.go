@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
@@ -85,15 +84,16 @@ func (b *Backend) checkFree(name string) error {
 // durable.
 //
 // It syncs files, not the filesystem: that would also write what others have
-// written elsewhere on it, which can be any amount. It syncs them at once,
-// which a journalling filesystem answers with one or two writes of its log;
-// one after the other, each would flush the disk again.
+// written elsewhere on it, which can be any amount. The record comes first: a
+// journalling filesystem writes the log up to the record's own place for it, so
+// that the other two find their share of it done.
 func settle(stage *os.Root, data string) error {
-	var group errgroup.Group
-	for _, name := range []string{data, recordFile, "."} {
-		group.Go(func() error { return syncFile(stage, name) })
+	for _, name := range []string{recordFile, data, "."} {
+		if err := syncFile(stage, name); err != nil {
+			return err
+		}
 	}
-	return group.Wait()
+	return nil
 }
 
 // syncFile makes one file or directory durable.
