@@ -36,6 +36,9 @@ const (
 // every request that was cut off is repeated until it succeeds. At the end all
 // is deleted and nothing is left.
 func TestKill(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
 	testenv.RequireRoot(t)
 	for _, filesystem := range []string{"xfs", "ext4"} {
 		t.Run(filesystem, func(t *testing.T) {
