@@ -360,10 +360,13 @@ func TestFilesystemNamedLater(t *testing.T) {
 	v := newTestbed(t).volume("v", func(r *csi.CreateVolumeRequest) {
 		r.Parameters = map[string]string{"layout": "image"}
 	})
-	for fsType, want := range map[string]codes.Code{"xfs": codes.FailedPrecondition, "ext4": codes.OK} {
+	for _, test := range []struct {
+		fsType string
+		want   codes.Code
+	}{{"xfs", codes.FailedPrecondition}, {"ext4", codes.OK}} {
 		v.how = capability(writer)
-		v.how.GetMount().FsType = fsType
-		v.stage(want)
+		v.how.GetMount().FsType = test.fsType
+		v.stage(test.want)
 	}
 	response, err := v.ValidateVolumeCapabilities(background, &csi.ValidateVolumeCapabilitiesRequest{
 		VolumeId: v.VolumeId, VolumeCapabilities: []*csi.VolumeCapability{v.how},
