@@ -11,7 +11,9 @@ GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 
 # One package after the other (-p 1): the demo has a mount namespace of its own,
 # which for its time also holds the mounts that the tests of another package
-# have made and want to take away. The race detector needs a C compiler.
+# have made and want to take away. No results of earlier runs (-count=1): some
+# tests run the built binary, of whose sources go test knows nothing. The race
+# detector needs a C compiler.
 TESTFLAGS ?= $(shell command -v gcc >/dev/null && echo -race) -timeout 30m
 
 .PHONY: help
@@ -29,7 +31,7 @@ demo: build ## See a snapshot taken and restored through the real server
 .PHONY: test
 test: setup ## Run every test: units, conformance, crashes, csi-sanity (root for most)
 	$(GO) test $(TESTFLAGS) -run '^$$' ./... >/dev/null # builds, several packages at once
-	$(GO) test $(TESTFLAGS) -p 1 ./...
+	$(GO) test $(TESTFLAGS) -p 1 -count=1 ./...
 
 .PHONY: test-unit
 test-unit: ## Run what needs neither root nor a minute
