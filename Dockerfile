@@ -9,9 +9,9 @@ ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /snapdriver ./cmd/snapdriver
 
 FROM docker.io/library/debian:bookworm-slim
-# mkfs, resize2fs, dumpe2fs | mkfs.xfs, xfs_growfs, xfs_io | mount, umount, losetup | blkid, blockdev
+# mkfs, resize2fs, dumpe2fs | mkfs.xfs, xfs_growfs, xfs_io | mkfs.btrfs, btrfstune | lvm | thin_check | mount, umount, losetup | blkid, blockdev
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends e2fsprogs xfsprogs mount util-linux \
+    && apt-get install -y --no-install-recommends e2fsprogs xfsprogs btrfs-progs lvm2 thin-provisioning-tools mount util-linux \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 COPY --from=build /snapdriver /usr/local/bin/snapdriver
 # Root, and privileged: see "Where it may run" in docs/design.md.

@@ -6,6 +6,10 @@ TOOLS   := $(CURDIR)/.cache/bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE   ?= ghcr.io/snapdriver/snapdriver:$(VERSION)
 
+# The end-to-end tests are a module of their own. -trimpath, that everything in it
+# is compiled once and in whichever directory.
+E2E := cd test/e2e && $(GO)
+
 # Pinned; built from source into .cache, for it must know our Go version.
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 
@@ -14,11 +18,11 @@ GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 # have made and want to take away. No results of earlier runs (-count=1): some
 # tests run the built binary, of whose sources go test knows nothing. The race
 # detector needs a C compiler.
-TESTFLAGS ?= $(shell command -v gcc >/dev/null && echo -race) -timeout 30m
+TESTFLAGS ?= $(shell command -v gcc >/dev/null && echo -race) -timeout 60m
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/snapdriver
@@ -29,13 +33,40 @@ demo: build ## See a snapshot taken and restored through the real server
 	$(BIN)/snapdriver demo
 
 .PHONY: test
-test: setup ## Run every test: units, conformance, crashes, csi-sanity (root for most)
+test: setup ## Run every test but those of a cluster: conformance, crashes, csi-sanity (root for most)
 	$(GO) test $(TESTFLAGS) -run '^$$' ./... >/dev/null # builds, several packages at once
 	$(GO) test $(TESTFLAGS) -p 1 -count=1 ./...
+	$(E2E) test -trimpath -count=1 ./manifests
 
 .PHONY: test-unit
 test-unit: ## Run what needs neither root nor a minute
 	$(GO) test -short ./...
+
+.PHONY: test-lvm
+test-lvm: setup ## Run what needs thin pools, in a virtual machine unless the kernel has them
+	SNAPDRIVER_REQUIRE_LVM=1 $(GO) test -v -p 1 -count=1 -timeout 60m -run 'TestGuest|TestPowerCut/lvm' ./test/vm ./test/crash
+
+.PHONY: test-e2e
+test-e2e: setup ## Run the end-to-end tests on a Kubernetes cluster made for them (root)
+	$(E2E) test -trimpath -v -count=1 -timeout 60m .
+
+.PHONY: test-external
+test-external: setup ## Run all of Kubernetes' own storage tests that apply, an hour or so
+	$(E2E) test -trimpath -v -count=1 -timeout 4h -run External . -all
+
+.PHONY: e2e-up
+e2e-up: setup ## Start that cluster, to try things out; the first time this compiles Kubernetes
+	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) build
+	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) up
+	@echo "export KUBECONFIG=$$($(E2E) run -trimpath ./cmd/cluster kubeconfig)"
+
+.PHONY: e2e-driver
+e2e-driver: ## Give that cluster the driver's image, as $(IMAGE)
+	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) driver $(IMAGE)
+
+.PHONY: e2e-down
+e2e-down: ## End that cluster, and remove all that it wrote
+	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) down
 
 .PHONY: sanity
 sanity: setup ## Run csi-sanity only, and count what it skips
@@ -48,21 +79,37 @@ bench: setup ## Compare with the floors: cp --reflink, tar, FICLONE (root)
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters, the import rule among them
 	$(GOLANGCI_LINT) run
+	cd test/e2e && GOFLAGS="$$GOFLAGS -trimpath" $(GOLANGCI_LINT) run
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the code
 	$(GOLANGCI_LINT) fmt
+	cd test/e2e && $(GOLANGCI_LINT) fmt
 
 .PHONY: verify
 verify: lint ## Check all that is not a test: lint, format, go.mod, shell scripts
 	$(GOLANGCI_LINT) fmt --diff
+	cd test/e2e && $(GOLANGCI_LINT) fmt --diff
 	$(GO) mod tidy -diff
+	$(E2E) mod tidy -diff
 	hack/setup.sh shellcheck
 	shellcheck hack/*.sh .ci/run
 
 .PHONY: image
 image: ## Build the container image with docker, podman or buildah
 	hack/image.sh $(IMAGE) $(VERSION)
+
+.PHONY: deploy
+deploy: ## Install the driver in the cluster of kubectl, and wait for it (OVERLAY=directory)
+	hack/deploy.sh up $(OVERLAY)
+
+.PHONY: undeploy
+undeploy: ## Take it away again, unless volumes or snapshots of it remain
+	hack/deploy.sh down $(OVERLAY)
+
+.PHONY: snapshot-controller
+snapshot-controller: ## Install the snapshot controller and its CRDs where they are missing
+	hack/snapshot-controller.sh
 
 .PHONY: setup
 setup:

@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
+	"github.com/snapdriver/snapdriver/pkg/backend/lvm"
 	"github.com/snapdriver/snapdriver/pkg/demo"
 	"github.com/snapdriver/snapdriver/pkg/driver"
 )
@@ -24,42 +25,96 @@ import (
 // and in which directory.
 const insideFlag = "inside"
 
+// demoPoolSize is in bytes.
+const demoPoolSize = 256 << 20
+
 func demoCommand() *cobra.Command {
-	var pause bool
-	var inside string
+	var d demonstration
 	command := &cobra.Command{
 		Use:   "demo",
 		Short: "Take and restore a snapshot through the real server, and explain every call",
 		Long: `Starts the real server on a temporary directory and, as its client, takes a snapshot of a volume and restores it.
 It prints every RPC as it happens, which sidecar would have called it because of which Kubernetes object, and what
-changed on disk. It needs no cluster and, where the kernel lets users have namespaces, not even root. Nothing is left behind.`,
+changed on disk. It needs no cluster and, where the kernel lets users have namespaces, not even root. Nothing is left behind.
+
+With --backend=lvm it makes a volume group on a loop device, which needs root and a kernel with thin pools.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if inside == "" {
-				return demoOutside(command.Context(), pause)
+			if d.dir == "" {
+				return d.outside(command.Context())
 			}
-			return demoInside(command.Context(), inside, pause, command.OutOrStdout())
+			return d.inside(command.Context(), command.OutOrStdout())
 		},
 	}
-	command.Flags().BoolVar(&pause, "pause", false, "wait for Enter between the steps")
-	command.Flags().StringVar(&inside, insideFlag, "", "")
-	_ = command.Flags().MarkHidden(insideFlag) // errs only on an unknown flag
+	flags := command.Flags()
+	flags.StringVar(&d.backend, "backend", "hostpath", "what keeps the volumes: hostpath or lvm")
+	flags.BoolVar(&d.pause, "pause", false, "wait for Enter between the steps")
+	flags.StringVar(&d.dir, insideFlag, "", "")
+	_ = flags.MarkHidden(insideFlag) // errs only on an unknown flag
 	return command
 }
 
-// demoOutside runs the demo in a process with a mount namespace of its own, so
-// that its mounts go with it however it ends, and removes what it kept on disk.
-func demoOutside(ctx context.Context, pause bool) error {
-	dir, err := os.MkdirTemp("", "snapdriver-demo-")
+// demonstration is one run of the demo.
+type demonstration struct {
+	backend string
+	pause   bool
+	dir     string // for everything that it keeps on disk
+}
+
+// outside runs the demo in a process with a mount namespace of its own, so that
+// its mounts go with it however it ends, and removes what it kept on disk.
+func (d demonstration) outside(ctx context.Context) (err error) {
+	d.dir, err = os.MkdirTemp("", "snapdriver-demo-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(d.dir)
+	if d.backend == "lvm" {
+		if err := d.makePool(ctx); err != nil {
+			return fmt.Errorf("the demo of the lvm backend cannot run here: %w", err)
+		}
+	}
+	err = d.runInside(ctx)
+	if d.backend == "lvm" {
+		// The loop file must not go before what lies on it.
+		if err := lvm.Remove(context.WithoutCancel(ctx), d.pool()); err != nil {
+			return fmt.Errorf("what the demo has made is left behind: %w", err)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return errors.New("the demo was interrupted; nothing is left behind")
+	case errors.As(err, new(*exec.ExitError)):
+		return errors.New("the demo ended early; what went wrong stands above")
+	}
+	return err
+}
+
+// pool is the thin pool of a demo of the lvm backend.
+func (d demonstration) pool() lvm.InitOptions {
+	return lvm.InitOptions{
+		VolumeGroup: filepath.Base(d.dir), ThinPool: "pool", LoopFile: filepath.Join(d.dir, "pool.img"), Size: demoPoolSize,
+	}
+}
+
+func (d demonstration) makePool(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return errors.New("it makes a volume group, which takes root")
+	}
+	if err := lvm.CheckSupport(); err != nil {
+		return err
+	}
+	_, err := lvm.Init(ctx, d.pool())
+	return err
+}
+
+// runInside starts the process inside and waits for its end.
+func (d demonstration) runInside(ctx context.Context) error {
 	executable, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	inner := exec.CommandContext(ctx, executable, "demo", "--"+insideFlag+"="+dir, fmt.Sprintf("--pause=%t", pause))
+	inner := exec.CommandContext(ctx, executable, "demo", "--"+insideFlag+"="+d.dir, "--backend="+d.backend, fmt.Sprintf("--pause=%t", d.pause))
 	inner.Stdin, inner.Stdout, inner.Stderr = os.Stdin, os.Stdout, os.Stderr
 	inner.Cancel = func() error { return inner.Process.Signal(syscall.SIGTERM) }
 	inner.SysProcAttr = namespace()
@@ -69,14 +124,7 @@ func demoOutside(ctx context.Context, pause bool) error {
 	if err := inner.Start(); err != nil {
 		return fmt.Errorf("the demo needs mounts of its own, which means root or user namespaces, and the kernel gives this user neither (%w)", err)
 	}
-	err = inner.Wait()
-	switch {
-	case ctx.Err() != nil:
-		return errors.New("the demo was interrupted; nothing is left behind")
-	case err != nil:
-		return errors.New("the demo ended early; what went wrong stands above")
-	}
-	return nil
+	return inner.Wait()
 }
 
 // namespace is a mount namespace and, for an ordinary user, a user namespace
@@ -91,8 +139,8 @@ func namespace() *syscall.SysProcAttr {
 	return attributes
 }
 
-// demoInside starts the server below dir and walks through the story.
-func demoInside(ctx context.Context, dir string, pause bool, out io.Writer) error {
+// inside starts the server and walks through the story.
+func (d demonstration) inside(ctx context.Context, out io.Writer) error {
 	// Else a mount here would propagate to the host.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
@@ -100,24 +148,19 @@ func demoInside(ctx context.Context, dir string, pause bool, out io.Writer) erro
 	// The server's log would interrupt the story.
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
-	pods := filepath.Join(dir, "pods")
+	pods := filepath.Join(d.dir, "pods")
 	if err := os.Mkdir(pods, 0o755); err != nil {
 		return err
 	}
-	socket := filepath.Join(dir, "csi.sock")
+	options, store := d.server()
 	ctx, stop := context.WithCancelCause(ctx)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		stop(serve(ctx, serveOptions{
-			driver:      driver.Config{Endpoint: socket, NodeID: hostname(), Name: driver.DefaultName},
-			backend:     "hostpath",
-			root:        filepath.Join(dir, "root"),
-			freezeLimit: hostpath.DefaultFreezeLimit,
-		}))
+		stop(serve(ctx, options))
 	}()
 	err := demo.Run(ctx, demo.Config{
-		Socket: socket, Root: filepath.Join(dir, "root"), Pods: pods, Out: out, Pause: pauser(ctx, pause, out),
+		Socket: options.driver.Endpoint, Store: store, Pods: pods, Out: out, Pause: pauser(ctx, d.pause, out),
 	})
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // the server's own error says more than that it is not there
@@ -129,6 +172,22 @@ func demoInside(ctx context.Context, dir string, pause bool, out io.Writer) erro
 		return nil // the process outside says so
 	}
 	return err
+}
+
+// server returns the options of the server, and where it keeps its volumes.
+func (d demonstration) server() (serveOptions, demo.Store) {
+	o := serveOptions{
+		driver:      driver.Config{Endpoint: filepath.Join(d.dir, "csi.sock"), NodeID: hostname(), Name: driver.DefaultName},
+		backend:     d.backend,
+		root:        filepath.Join(d.dir, "root"),
+		freezeLimit: hostpath.DefaultFreezeLimit,
+	}
+	if d.backend != "lvm" {
+		return o, demo.Directory(o.root)
+	}
+	pool := d.pool()
+	o.lvm = lvm.Options{VolumeGroup: pool.VolumeGroup, ThinPool: pool.ThinPool, LockDir: filepath.Join(d.dir, "lock")}
+	return o, demo.VolumeGroup(pool.VolumeGroup)
 }
 
 // pauser returns what the demo does between two steps: wait for Enter, if it

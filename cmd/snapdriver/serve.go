@@ -14,6 +14,7 @@ import (
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
+	"github.com/snapdriver/snapdriver/pkg/backend/lvm"
 	"github.com/snapdriver/snapdriver/pkg/driver"
 	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
 	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
@@ -25,7 +26,10 @@ type serveOptions struct {
 	backend     string
 	root        string
 	freezeLimit time.Duration
+	lvm         lvm.Options
 }
+
+const defaultEndpoint = "unix:///run/snapdriver/csi.sock"
 
 func serveCommand() *cobra.Command {
 	var o serveOptions
@@ -40,16 +44,22 @@ Without a subcommand it serves. Try "snapdriver demo" first: it needs no cluster
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&o.driver.Endpoint, "endpoint", cmp.Or(os.Getenv("CSI_ENDPOINT"), "unix:///run/snapdriver/csi.sock"),
+	flags.StringVar(&o.driver.Endpoint, "endpoint", cmp.Or(os.Getenv("CSI_ENDPOINT"), defaultEndpoint),
 		"Unix `socket` to serve CSI on; the default is the environment's CSI_ENDPOINT, if set")
+	flags.IntVar(&o.driver.SocketGroup, "socket-group", 0,
+		"`ID` of a group whose members may connect to the socket, as sidecars that do not run as root; 0 means nobody but this user")
 	flags.StringVar(&o.driver.NodeID, "node-id", hostname(),
 		"`ID` of this node, the same at every start; in Kubernetes the node's name")
-	flags.StringVar(&o.backend, "backend", "hostpath", "what keeps the volumes: hostpath (directories and image files below --root)")
+	flags.StringVar(&o.backend, "backend", "hostpath",
+		"what keeps the volumes: hostpath (directories and image files below --root), or lvm (thin volumes in --thin-pool)")
 	flags.StringVar(&o.root, "root", "/var/lib/snapdriver",
 		"`directory` for everything the hostpath backend keeps; snapshots are instant where its filesystem has reflinks (XFS, btrfs)")
 	flags.DurationVar(&o.freezeLimit, "freeze-limit", hostpath.DefaultFreezeLimit,
 		"the longest that writers to a mounted image volume may be held up by a snapshot")
+	lvmFlags(flags, &o.lvm)
 	flags.StringVar(&o.driver.Name, "driver-name", driver.DefaultName, "`name` of the driver, as StorageClasses give it as provisioner")
+	flags.BoolVar(&o.driver.ExpandOnNode, "expand-on-node", false,
+		"let the kubelet of a volume's node grow it, not the one csi-resizer of a cluster with several nodes")
 	flags.Int64Var(&o.driver.MaxVolumesPerNode, "max-volumes-per-node", 0, "how many volumes the scheduler may put on this node; 0 means no limit")
 	flags.StringVar(&o.driver.MetricsAddress, "metrics-address", "", "`host:port` to serve Prometheus metrics on, at /metrics; empty means nowhere")
 	logFlags := flag.NewFlagSet("log", flag.ContinueOnError)
@@ -63,7 +73,9 @@ Without a subcommand it serves. Try "snapdriver demo" first: it needs no cluster
 
 func serve(ctx context.Context, o serveOptions) error {
 	o.driver.Version = version
-	o.driver.PrivateDir = o.root
+	if o.backend == "hostpath" {
+		o.driver.PrivateDir = o.root
+	}
 	o.driver.Open = func(ctx context.Context) (*snapshotcore.Core, error) {
 		b, err := o.openBackend()
 		if err != nil {
@@ -84,10 +96,17 @@ func serve(ctx context.Context, o serveOptions) error {
 }
 
 func (o serveOptions) openBackend() (backend.Backend, error) {
-	if o.backend != "hostpath" {
-		return nil, fmt.Errorf("--backend: %q is not known; there is: hostpath", o.backend)
+	switch o.backend {
+	case "hostpath":
+		return hostpath.Open(o.root, hostpath.Options{FreezeLimit: o.freezeLimit})
+	case "lvm":
+		if o.lvm.VolumeGroup == "" || o.lvm.ThinPool == "" {
+			return nil, errors.New(`--backend=lvm: give --volume-group and --thin-pool; "snapdriver lvm init" makes both`)
+		}
+		return lvm.Open(o.lvm)
+	default:
+		return nil, fmt.Errorf("--backend: %q is not known; there are: hostpath, lvm", o.backend)
 	}
-	return hostpath.Open(o.root, hostpath.Options{FreezeLimit: o.freezeLimit})
 }
 
 // hostname is the default node ID; empty, which is refused later, when the

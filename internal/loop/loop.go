@@ -8,8 +8,8 @@ package loop
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -124,6 +124,12 @@ func OpenIfReads(number int, rdev uint64) (*Device, error) {
 	})
 }
 
+// OpenIfOn opens a device if the file that it holds, which may have been deleted,
+// is on the filesystem of that number (st_dev); else nil.
+func OpenIfOn(number int, filesystem uint64) (*Device, error) {
+	return openIf(number, func(status *unix.LoopInfo64) bool { return status.Device == filesystem })
+}
+
 // openIf opens a device if it holds what is looked for; else nil.
 func openIf(number int, sought func(*unix.LoopInfo64) bool) (*Device, error) {
 	device, err := Open(number, os.O_RDONLY)
@@ -149,24 +155,44 @@ func BackingFile(number int) string {
 	return strings.TrimSuffix(string(text), "\n")
 }
 
-// Bound returns the numbers of the devices that hold a file. The kernel has no
-// way to ask which device holds a given one.
-func Bound() ([]int, error) {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+// Bound returns the paths of the files that devices hold, see BackingFile, by
+// the numbers of the devices. The kernel has no way to ask which device holds a
+// given file.
+func Bound() (map[int]string, error) {
+	blocks, err := os.Open("/sys/block")
 	if err != nil {
 		return nil, err
 	}
-	var numbers []int
-	for _, file := range files {
-		if number, err := strconv.Atoi(strings.TrimPrefix(strings.Split(file, "/")[3], "loop")); err == nil {
-			numbers = append(numbers, number)
+	defer blocks.Close()
+	names, err := blocks.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	bound := map[int]string{}
+	for _, name := range names {
+		digits, isLoop := strings.CutPrefix(name, "loop")
+		number, err := strconv.Atoi(digits)
+		if !isLoop || err != nil {
+			continue
+		}
+		if file := BackingFile(number); file != "" {
+			bound[number] = file
 		}
 	}
-	return numbers, nil
+	return bound, nil
 }
 
 // Path returns the path of the device.
 func (d *Device) Path() string { return Path(d.Number) }
+
+// Size returns the size of the device in bytes.
+func (d *Device) Size() (int64, error) {
+	size, err := d.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, fmt.Errorf("find the end of %s: %w", d.Path(), err)
+	}
+	return size, nil
+}
 
 // Refresh brings the device to the size of its file, and keeps it: a device
 // that was detached while it was in use would go when it is closed.

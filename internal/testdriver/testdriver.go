@@ -25,6 +25,7 @@ type Driver struct {
 	Controller csi.ControllerClient
 	Node       csi.NodeClient
 	Root       string
+	Flags      []string // beside those of endpoint, root and node; for the next start
 
 	t              testing.TB
 	binary, socket string
@@ -33,14 +34,17 @@ type Driver struct {
 	connection     *grpc.ClientConn
 }
 
-// New builds the driver for a root directory. It is killed, if it runs, when
-// the test ends.
+// New builds the driver for a root directory, or takes $SNAPDRIVER_BINARY,
+// where there is no compiler. It is killed, if it runs, when the test ends.
 func New(t testing.TB, root string) *Driver {
 	t.Helper()
-	testenv.RequirePrograms(t, "go")
 	dir := testenv.TempDir(t)
-	d := &Driver{t: t, Root: root, binary: filepath.Join(dir, "snapdriver"), socket: filepath.Join(dir, "csi.sock"), log: filepath.Join(dir, "log")}
-	testenv.Run(t, "go", "build", "-o", d.binary, "github.com/snapdriver/snapdriver/cmd/snapdriver")
+	d := &Driver{t: t, Root: root, binary: os.Getenv("SNAPDRIVER_BINARY"), socket: filepath.Join(dir, "csi.sock"), log: filepath.Join(dir, "log")}
+	if d.binary == "" {
+		d.binary = filepath.Join(dir, "snapdriver")
+		testenv.RequirePrograms(t, "go")
+		testenv.Run(t, "go", "build", "-o", d.binary, "github.com/snapdriver/snapdriver/cmd/snapdriver")
+	}
 	t.Cleanup(func() {
 		if d.process != nil {
 			d.Kill()
@@ -58,7 +62,7 @@ func (d *Driver) Launch() {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	d.process = exec.Command(d.binary, "--endpoint=unix://"+d.socket, "--root="+d.Root, "--node-id=node")
+	d.process = exec.Command(d.binary, append([]string{"--endpoint=unix://" + d.socket, "--root=" + d.Root, "--node-id=node"}, d.Flags...)...)
 	d.process.Stderr = log
 	if err := d.process.Start(); err != nil {
 		d.t.Fatal(err)
@@ -134,6 +138,12 @@ func (d *Driver) Stop() {
 	_ = d.connection.Close()
 	d.process = nil
 }
+
+// Socket is the path of the driver's socket.
+func (d *Driver) Socket() string { return d.socket }
+
+// Program is the path of the built binary.
+func (d *Driver) Program() string { return d.binary }
 
 // PID is the process ID of the running driver.
 func (d *Driver) PID() int { return d.process.Process.Pid }

@@ -5,10 +5,12 @@
 package testenv
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -115,4 +117,29 @@ func Leaks(dir string) ([]string, error) {
 		}
 	}
 	return leaks, nil
+}
+
+// ExpectNoLeaks fails t when there are mounts below dir, other than one at dir
+// itself, or loop devices whose file lies below it.
+func ExpectNoLeaks(t testing.TB, dir string) {
+	t.Helper()
+	leaks, err := Leaks(dir)
+	leaks = slices.DeleteFunc(leaks, func(leak string) bool { return leak == "mount "+dir })
+	if err != nil || len(leaks) > 0 {
+		t.Errorf("left behind: %q %v", leaks, err)
+	}
+}
+
+// InBackground runs a server until the test ends, which fails when the server
+// returns an error.
+func InBackground(t testing.TB, run func(context.Context) error) {
+	ctx, stop := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-stopped; err != nil {
+			t.Errorf("the server ended with: %v", err)
+		}
+	})
 }

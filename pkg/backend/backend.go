@@ -25,14 +25,16 @@ type Backend interface {
 	// which the core has checked against Limits. With a source, the volume
 	// holds what the source holds; the source exists, has the same mode, is
 	// not larger, and stays until the method returns. ErrInvalid when the
-	// source cannot become a volume of this profile, ErrExhausted when space
-	// runs out, ErrPrecondition when an object of that ID lies there that
-	// Recover did not serve. Cancelling ctx abandons the work.
+	// source cannot become a volume of this profile, ErrExhausted when it is
+	// larger than Available offers, with what stands in the way and what to do,
+	// or when space runs out, ErrPrecondition when an object of that ID lies
+	// there that Recover did not serve. Cancelling ctx abandons the work.
 	CreateVolume(ctx context.Context, spec VolumeSpec, progress *Progress) (Volume, error)
 
 	// ExpandVolume sets the size of a committed volume, attached or not, to
 	// capacity, which is larger than the present one. A filesystem on it is
-	// not grown: that needs a mount, see Mount. ErrNotFound, ErrExhausted.
+	// not grown: that needs a mount, see Mount. ErrNotFound; ErrExhausted when
+	// it is to grow by more than Available offers, or when space runs out.
 	ExpandVolume(ctx context.Context, id VolumeID, capacity int64) (Volume, error)
 
 	// DeleteVolume detaches and deletes a volume that is not in use. Deleting
@@ -61,8 +63,32 @@ type Backend interface {
 	Attached(ctx context.Context, id VolumeID) (Mount, bool, error)
 
 	// Detach undoes Attach. Detaching what is not attached, or does not
-	// exist, succeeds. A device that is still open goes when it is closed.
+	// exist, succeeds. A device that is still open goes when it is closed, or
+	// with the next Detach or DeleteVolume after that.
 	Detach(ctx context.Context, id VolumeID) error
+
+	// VolumeHealth returns what is wrong with a volume now; nothing: it is not
+	// known to be otherwise than healthy. It knows the committed volumes and
+	// those of Inventory.DamagedVolumes; of all others ErrNotFound. What keeps
+	// a volume from being used is a condition and no error: an error says that
+	// the question could not be answered. No two conditions have both the same
+	// Severity and the same Reason.
+	//
+	// It may be called at any moment, whatever other call works on the volume,
+	// and neither waits for that nor takes its unfinished work for damage. It
+	// is cheap enough to be called for every volume every minute: it starts no
+	// process, its cost does not grow with the number of volumes, and it
+	// writes nothing. Where the storage hangs, so may it.
+	VolumeHealth(ctx context.Context, id VolumeID) ([]Condition, error)
+
+	// StorageHealth returns what is wrong now with what all volumes lie on, as
+	// VolumeHealth does and at the same price. The severities are Degraded, and
+	// Inaccessible when volumes cannot be expected to work.
+	StorageHealth(ctx context.Context) ([]Condition, error)
+
+	// Gauges returns figures about what all volumes lie on, always the same
+	// ones, under distinct names. It is as cheap as VolumeHealth.
+	Gauges(ctx context.Context) ([]Gauge, error)
 
 	// Close ends work in the background, which the next Recover goes on with,
 	// and frees the storage for another process. Volumes stay attached: pods
@@ -78,6 +104,10 @@ type Inventory struct {
 	// Damaged has a line for each object that is not served: what it is,
 	// where it lies now, and why it cannot be.
 	Damaged []string
+
+	// DamagedVolumes are the volumes among them, as far as their IDs can be
+	// told, and those that an earlier Recover has set aside.
+	DamagedVolumes []VolumeID
 }
 
 // Limits are the sizes that volumes of one profile may have, in bytes. Every

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -18,8 +17,8 @@ import (
 type Config struct {
 	// Socket is the driver's unix socket.
 	Socket string
-	// Root is the driver's root directory, to show what changes in it.
-	Root string
+	// Store is where the driver keeps its volumes, to show what changes there.
+	Store Store
 	// Pods is an existing empty directory in which volumes are staged and
 	// published, as the kubelet does it in its own directory.
 	Pods string
@@ -31,7 +30,7 @@ type Config struct {
 
 // Run walks through the whole story. It returns an error when the driver does
 // not do what the story says. What it made is deleted at its end; when it is
-// cut short, what is left lies in Root and Pods.
+// cut short, what is left lies in the store and in Pods.
 func Run(ctx context.Context, config Config) error {
 	n := &narrator{Config: config}
 	connection, err := grpc.NewClient("unix://"+config.Socket,
@@ -54,7 +53,7 @@ func Run(ctx context.Context, config Config) error {
 	if err := w.waitReady(ctx); err != nil {
 		return err
 	}
-	n.printf("ROOT is %s, where the driver keeps its volumes; PODS is %s,\nwhere they are staged and published as in /var/lib/kubelet. Long IDs are cut short.\n", config.Root, config.Pods)
+	n.printf("%s PODS is %s,\nwhere they are staged and published as in /var/lib/kubelet. Long IDs are cut short.\n", config.Store.introduce(), config.Pods)
 	steps := w.steps()
 	for i, step := range steps {
 		n.begin(i+1, len(steps), step)
@@ -114,14 +113,12 @@ func (w *walk) staging(v volume) string { return filepath.Join(w.Pods, "staging-
 func (w *walk) target(v volume) string  { return filepath.Join(w.Pods, v.pod) }
 
 func (w *walk) checkNothingLeft() error {
-	for _, dir := range []string{"volumes", "snapshots"} {
-		entries, err := os.ReadDir(filepath.Join(w.Root, dir))
-		if err != nil {
-			return err
-		}
-		if len(entries) > 0 {
-			return fmt.Errorf("%s/%s is left after everything was deleted", dir, entries[0].Name())
-		}
+	left, err := w.Store.left()
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%s is left after everything was deleted", left[0])
 	}
 	fmt.Fprintln(w.Out, "\nEverything is deleted; nothing is left on disk. That was the life of a snapshot.")
 	return nil

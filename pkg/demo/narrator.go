@@ -38,12 +38,12 @@ func (n *narrator) printf(format string, args ...any) { fmt.Fprintf(n.Out, forma
 // begin prints a step's head and remembers what the disk looks like.
 func (n *narrator) begin(number, of int, s step) {
 	n.printf("\n[%d/%d] %s\n%s\n", number, of, s.title, wrap(s.story, width))
-	n.before = look(n.Root, n.Pods)
+	n.before = look(n.Store, n.Pods)
 }
 
 // changes prints what the step has changed on disk and in the mount table.
 func (n *narrator) changes() {
-	lines := n.before.changesTo(look(n.Root, n.Pods))
+	lines := n.before.changesTo(look(n.Store, n.Pods))
 	if len(lines) > 0 {
 		n.printf("\n")
 	}
@@ -89,8 +89,8 @@ func (n *narrator) lines(mark, text string) {
 	}
 }
 
-// shorten replaces the two temporary directories by what they stand for, and
-// makes IDs readable.
+// shorten replaces the temporary directories by what they stand for, and makes
+// IDs readable.
 func (n *narrator) shorten(line string) string {
-	return shortenIDs(strings.NewReplacer(n.Root, "ROOT", n.Pods, "PODS").Replace(line))
+	return shortenIDs(strings.NewReplacer(append(n.Store.abbreviate(), n.Pods, "PODS")...).Replace(line))
 }

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -56,7 +54,7 @@ func (w *walk) steps() []step {
 			"The snapshot",
 			`Before an upgrade somebody applies a VolumeSnapshot "before-upgrade" of the claim. The snapshot-controller makes a ` +
 				"VolumeSnapshotContent, csi-snapshotter sees that and calls. The pod keeps running and writing.",
-			func(ctx context.Context) error { return errors.Join(w.cut(ctx), w.showArchive()) },
+			w.cutAndShow,
 		},
 		{
 			"The same request again",
@@ -211,21 +209,11 @@ func (w *walk) cut(ctx context.Context) error {
 	return err
 }
 
-// showArchive lists the snapshot with tar, if there is one on this machine.
-func (w *walk) showArchive() error {
-	archive := filepath.Join("snapshots", w.snapshotID, "data.tar")
-	tar := exec.Command("tar", "tvf", archive)
-	tar.Dir = w.Root
-	listing, err := tar.Output()
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil
+func (w *walk) cutAndShow(ctx context.Context) error {
+	if err := w.cut(ctx); err != nil {
+		return err
 	}
-	w.printf("\n  The snapshot is an ordinary tar file:\n")
-	w.shell("node:ROOT", shortenIDs("tar tvf "+archive))
-	for line := range strings.Lines(string(listing)) {
-		w.printf("    %s", line)
-	}
-	return err
+	return w.Store.showSnapshot(w.narrator, w.snapshotID)
 }
 
 func (w *walk) cutAgain(ctx context.Context) error {

@@ -19,6 +19,10 @@ type Config struct {
 	// Endpoint is the Unix socket to serve on: unix:///path, unix:/path or /path.
 	Endpoint string
 
+	// SocketGroup is the ID of a group whose members may connect, beside the
+	// user of this process; 0: nobody else.
+	SocketGroup int
+
 	// Name is the driver's name; two drivers on one node have two names.
 	Name string
 
@@ -27,6 +31,11 @@ type Config struct {
 
 	// NodeID identifies this node among all nodes; up to 256 bytes.
 	NodeID string
+
+	// ExpandOnNode makes NodeExpandVolume grow volumes, and takes
+	// ControllerExpandVolume away: for a cluster of nodes, where whoever calls
+	// the latter does not know on which node the volume is.
+	ExpandOnNode bool
 
 	// MaxVolumesPerNode is reported to the scheduler; 0: no limit.
 	MaxVolumesPerNode int64
@@ -73,15 +82,17 @@ func (c *Config) check() error {
 		return fmt.Errorf("node ID %q: give 1 to %d bytes, such as the node's name", c.NodeID, maxNodeID)
 	case c.PrivateDir != "" && !filepath.IsAbs(c.PrivateDir):
 		return fmt.Errorf("the backend's directory %q: give an absolute path", c.PrivateDir)
+	case c.SocketGroup < 0:
+		return fmt.Errorf("group of the socket: %d is negative; give the number of a group, or 0 for none", c.SocketGroup)
 	case c.MaxVolumesPerNode < 0:
 		return fmt.Errorf("maximum of volumes per node: %d is negative; 0 means no limit", c.MaxVolumesPerNode)
 	}
-	_, err := socketPath(c.Endpoint)
+	_, err := SocketPath(c.Endpoint)
 	return err
 }
 
-// socketPath returns the path of the Unix socket that an endpoint names.
-func socketPath(endpoint string) (string, error) {
+// SocketPath returns the path of the Unix socket that an endpoint names.
+func SocketPath(endpoint string) (string, error) {
 	path := endpoint
 	if rest, found := strings.CutPrefix(path, "unix:"); found {
 		path = strings.TrimPrefix(rest, "//")

@@ -387,14 +387,6 @@ func TestUnimplemented(t *testing.T) {
 			_, err := c.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{})
 			return err
 		},
-		"ControllerGetVolumeHealth": func(ctx context.Context) error {
-			_, err := c.ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{})
-			return err
-		},
-		"NodeGetVolumeHealth": func(ctx context.Context) error {
-			_, err := c.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{})
-			return err
-		},
 	} {
 		t.Run(name, func(t *testing.T) { wantCode(t, call(t.Context()), codes.Unimplemented) })
 	}

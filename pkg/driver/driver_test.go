@@ -67,15 +67,7 @@ func start(t *testing.T, b backend.Backend, change func(*Config)) client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	stopped := make(chan error)
-	go func() { stopped <- server.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
+	testenv.InBackground(t, server.Run)
 	c := dial(t, config.Endpoint)
 	c.server = server
 	c.awaitReady(t)
@@ -96,7 +88,11 @@ func testConfig(t *testing.T, b backend.Backend) Config {
 
 func dial(t *testing.T, endpoint string) client {
 	t.Helper()
-	soon := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 10 * time.Millisecond}}
+	// Tried again soon, but given the time that a busy machine needs.
+	soon := grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 10 * time.Millisecond},
+		MinConnectTimeout: time.Minute,
+	}
 	// A test's name, which is in the path, may have what a URL may not.
 	target := url.URL{Scheme: "unix", Path: strings.TrimPrefix(endpoint, "unix://")}
 	conn, err := grpc.NewClient(target.String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(soon))

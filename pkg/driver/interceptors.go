@@ -29,11 +29,16 @@ func mapErrors(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next g
 func recoverPanics(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (response any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			klog.ErrorS(nil, "Panic", "method", info.FullMethod, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v; the log has the stack", p)
+			err = panicked(info.FullMethod, p)
 		}
 	}()
 	return next(ctx, request)
+}
+
+// panicked logs a panic, where it was recovered from, and makes it an error.
+func panicked(where string, p any) error {
+	klog.ErrorS(nil, "Panic", "where", where, "panic", p, "stack", string(debug.Stack()))
+	return fmt.Errorf("panic: %v; the log has the stack", p)
 }
 
 // waitForCore refuses calls that need the core before it is open.
@@ -53,7 +58,8 @@ const (
 
 var polls = map[string]bool{
 	"Probe": true, "GetPluginInfo": true, "GetPluginCapabilities": true, "ControllerGetCapabilities": true,
-	"NodeGetCapabilities": true, "NodeGetVolumeStats": true, "GetCapacity": true,
+	"NodeGetCapabilities": true, "NodeGetVolumeStats": true, "GetCapacity": true, "NodeGetVolumeHealth": true,
+	"NodeGetStorageHealth": true, "ControllerGetVolumeHealth": true, "ControllerListVolumeHealth": true,
 }
 
 // logCalls writes one line for every call, and at -v=5 the messages, without

@@ -22,6 +22,7 @@ var maxOf = map[protoreflect.Name]int{
 	"staging_target_path": maxPath,
 	"target_path":         maxPath,
 	"volume_path":         maxPath,
+	"volume_publish_path": maxPath,
 	"node_id":             maxNodeID,
 }
 

@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -27,6 +26,8 @@ func (n *node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 	} {
 		response.Capabilities = append(response.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: rpc}},
@@ -128,11 +129,8 @@ func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequ
 		if err := checkOptionalAccess(r.GetVolumeCapability(), v.Volume, v.mount); err != nil {
 			return err
 		}
-		if asked := r.GetCapacityRange().GetRequiredBytes(); asked > v.Capacity {
-			return fmt.Errorf("capacity_range.required_bytes: %d is more than the volume's %d; ControllerExpandVolume comes first: %w", asked, v.Capacity, backend.ErrOutOfRange)
-		}
-		response.CapacityBytes = v.Capacity
-		return n.expand(ctx, v, at)
+		response.CapacityBytes, err = n.expand(ctx, v, at, r.GetCapacityRange())
+		return err
 	})
 }
 

@@ -1,6 +1,8 @@
 package driver
 
 import (
+	"slices"
+
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -42,4 +44,51 @@ func (t topology) snapshot(s backend.Snapshot) *csi.Snapshot {
 		ReadyToUse:         true,
 		AccessibleTopology: []*csi.Topology{t.accessible()},
 	}
+}
+
+// volumeStatus and storageStatus are the severities as CSI has them. Storage
+// knows two.
+var (
+	volumeStatus = map[backend.Severity]csi.VolumeHealthErrorType{
+		backend.Degraded:     csi.VolumeHealthErrorType_DEGRADED,
+		backend.Inaccessible: csi.VolumeHealthErrorType_INACCESSIBLE,
+		backend.DataLoss:     csi.VolumeHealthErrorType_DATA_LOSS,
+	}
+	storageStatus = map[backend.Severity]csi.StorageHealthErrorType{
+		backend.Degraded:     csi.StorageHealthErrorType_STORAGE_DEGRADED,
+		backend.Inaccessible: csi.StorageHealthErrorType_STORAGE_UNREACHABLE,
+	}
+)
+
+// renderVolumeHealth renders a volume's health, for every RPC that returns it.
+func renderVolumeHealth(id backend.VolumeID, conditions []backend.Condition) *csi.VolumeHealth {
+	health := &csi.VolumeHealth{VolumeId: id.String()}
+	for _, c := range unique(conditions) {
+		health.HealthStatuses = append(health.HealthStatuses, &csi.VolumeHealth_VolumeHealthEntry{
+			Status: volumeStatus[c.Severity], Reason: c.Reason, Message: cut(c.Message),
+		})
+	}
+	return health
+}
+
+func renderStorageHealth(conditions []backend.Condition) *csi.NodeGetStorageHealthResponse {
+	response := &csi.NodeGetStorageHealthResponse{}
+	for _, c := range unique(conditions) {
+		response.BackendHealth = append(response.BackendHealth, &csi.NodeGetStorageHealthResponse_StorageBackendHealth{
+			Status: storageStatus[c.Severity], Reason: c.Reason, Message: cut(c.Message),
+		})
+	}
+	return response
+}
+
+// unique returns the first condition of each severity and reason, as CSI and
+// Prometheus want them.
+func unique(conditions []backend.Condition) []backend.Condition {
+	seen := map[backend.Condition]bool{}
+	return slices.DeleteFunc(slices.Clone(conditions), func(c backend.Condition) bool {
+		c.Message = ""
+		again := seen[c]
+		seen[c] = true
+		return again
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
 )
 
@@ -19,6 +20,10 @@ type Server struct {
 	config   Config
 	topology topology
 	metrics  *metrics
+
+	// What is asked of storage that may hang.
+	asked  inquiries[[]backend.Condition]
+	gauges inquiries[[]backend.Gauge]
 
 	// opened is nil until the core is open.
 	opened atomic.Pointer[snapshotcore.Core]
@@ -31,6 +36,7 @@ func New(config Config) (*Server, error) {
 	}
 	s := &Server{config: config, topology: newTopology(config.Name, config.NodeID)}
 	s.metrics = newMetrics(config.Version, s.opened.Load)
+	s.metrics.registry.MustRegister(storageFigures{s})
 	return s, nil
 }
 
@@ -38,11 +44,11 @@ func New(config Config) (*Server, error) {
 // returns nil. Running calls get the configured time to end. It returns an
 // error when it cannot listen or the core cannot be opened.
 func (s *Server) Run(ctx context.Context) (err error) {
-	path, err := socketPath(s.config.Endpoint)
+	path, err := SocketPath(s.config.Endpoint)
 	if err != nil {
 		return err
 	}
-	listener, err := listen(path)
+	listener, err := listen(path, s.config.SocketGroup)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"k8s.io/klog/v2"
@@ -76,7 +77,7 @@ func TestStarting(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
-	path, _ := socketPath(config.Endpoint)
+	path, _ := SocketPath(config.Endpoint)
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) > 0 {
 		t.Errorf("left beside the socket: %v %v", entries, err)
 	}
@@ -187,7 +188,7 @@ func TestHardStop(t *testing.T) {
 func TestSocket(t *testing.T) {
 	dir := testenv.TempDir(t)
 	path := filepath.Join(dir, "missing", "too", "csi.sock")
-	first, err := listen(path)
+	first, err := listen(path, 0)
 	if err != nil {
 		t.Fatalf("a missing directory stops it: %v", err)
 	}
@@ -199,7 +200,7 @@ func TestSocket(t *testing.T) {
 	}
 	stale.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = stale.Close()
-	listener, err := listen(path)
+	listener, err := listen(path, 0)
 	if err != nil {
 		t.Fatalf("a stale socket stops it: %v", err)
 	}
@@ -207,7 +208,7 @@ func TestSocket(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v %v, want mode 0600", info.Mode(), err)
 	}
-	if _, err := listen(path); err == nil || !strings.Contains(err.Error(), "another process is serving") {
+	if _, err := listen(path, 0); err == nil || !strings.Contains(err.Error(), "another process is serving") {
 		t.Errorf("a second listener: %v", err)
 	}
 	_ = listener.Close()
@@ -217,11 +218,30 @@ func TestSocket(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(path); err == nil {
+	if _, err := listen(path, 0); err == nil {
 		t.Error("it listens in place of a file")
 	}
 	if text, _ := os.ReadFile(path); string(text) != "precious" {
 		t.Error("the file is gone")
+	}
+}
+
+// TestSocketGroup: who is of the group connects, and nobody else.
+func TestSocketGroup(t *testing.T) {
+	testenv.RequireRoot(t)
+	const group = 4711
+	path := filepath.Join(testenv.TempDir(t), "csi.sock")
+	listener, err := listen(path, group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	if stat.Uid != 0 || stat.Gid != group || stat.Mode&0o777 != 0o660 {
+		t.Errorf("socket of %d:%d with mode %o, want 0:%d and 660", stat.Uid, stat.Gid, stat.Mode&0o777, group)
 	}
 }
 
@@ -245,6 +265,7 @@ func TestConfig(t *testing.T) {
 		"no version":       {func(c *Config) { c.Version = "" }, "version"},
 		"no node ID":       {func(c *Config) { c.NodeID = "" }, "node ID"},
 		"long node ID":     {func(c *Config) { c.NodeID = strings.Repeat("n", 257) }, "node ID"},
+		"negative group":   {func(c *Config) { c.SocketGroup = -1 }, "group"},
 		"negative maximum": {func(c *Config) { c.MaxVolumesPerNode = -1 }, "negative"},
 		"relative root":    {func(c *Config) { c.PrivateDir = "x" }, "absolute"},
 	} {

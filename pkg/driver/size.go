@@ -32,20 +32,35 @@ func (n *node) growUnmounted(id backend.VolumeID, mount backend.Mount) error {
 	return mounts.GrowUnmounted(mount.Source)
 }
 
-// expand brings the device and the filesystem to the volume's size.
-func (n *node) expand(ctx context.Context, v held, at places) error {
-	if _, err := n.volumeAt(ctx, v.Volume, at); err != nil || !v.OnDevice {
-		return err
+// expand brings the device and the filesystem to the volume's size, and first
+// the volume to the size asked for, if that is the node's part. It returns the
+// volume's size.
+func (n *node) expand(ctx context.Context, v held, at places, asked *csi.CapacityRange) (int64, error) {
+	if _, err := n.volumeAt(ctx, v.Volume, at); err != nil {
+		return 0, err
 	}
-	mount, err := n.core().Attach(ctx, v.ID)
+	volume := v.Volume
+	if asked.GetRequiredBytes() > volume.Capacity {
+		if !n.config.ExpandOnNode {
+			return 0, fmt.Errorf("capacity_range.required_bytes: %d is more than the volume's %d; ControllerExpandVolume comes first: %w", asked.GetRequiredBytes(), volume.Capacity, backend.ErrOutOfRange)
+		}
+		var err error
+		if volume, err = n.core().ExpandVolume(ctx, volume.ID, asked.GetRequiredBytes(), asked.GetLimitBytes()); err != nil {
+			return 0, err
+		}
+	}
+	if !volume.OnDevice {
+		return volume.Capacity, nil
+	}
+	mount, err := n.core().Attach(ctx, volume.ID)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if v.Mode == backend.Block {
-		return mounts.GrowReader(mount.Source)
+	if volume.Mode == backend.Block {
+		return volume.Capacity, mounts.GrowReader(mount.Source)
 	}
 	// The staging path is writable even where the target is not.
-	return mounts.Grow(mount, cmp.Or(at.staging, at.volume))
+	return volume.Capacity, mounts.Grow(mount, cmp.Or(at.staging, at.volume))
 }
 
 // volumeAt returns the mount of a volume that is to be found at all the places

@@ -101,6 +101,52 @@ func TestExpand(t *testing.T) {
 	})
 }
 
+// TestExpandOnNode: without ControllerExpandVolume, NodeExpandVolume does all of
+// it, for what it finds where the caller says.
+func TestExpandOnNode(t *testing.T) {
+	forLayouts(t, func(t *testing.T, b *testbed, v *testVolume) {
+		b.server.config.ExpandOnNode = true
+		capabilities := must[*csi.ControllerGetCapabilitiesResponse](t)(v.ControllerGetCapabilities(t.Context(), &csi.ControllerGetCapabilitiesRequest{}))
+		for _, capability := range capabilities.Capabilities {
+			if capability.GetRpc().GetType() == csi.ControllerServiceCapability_RPC_EXPAND_VOLUME {
+				t.Error("EXPAND_VOLUME is advertised")
+			}
+		}
+		larger := &csi.CapacityRange{RequiredBytes: 2 * v.CapacityBytes}
+		_, err := v.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: v.VolumeId, CapacityRange: larger})
+		wantCode(t, err, codes.Unimplemented)
+		v.stage(codes.OK)
+		target := v.publish("a", codes.OK)
+		expand := func(path string) (*csi.NodeExpandVolumeResponse, error) {
+			return v.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{VolumeId: v.VolumeId, VolumePath: path, StagingTargetPath: v.path, CapacityRange: larger})
+		}
+		_, err = expand(v.pods)
+		wantCode(t, err, codes.NotFound)
+		if got := v.capacity(); got != v.CapacityBytes {
+			t.Errorf("the volume has grown to %d although it is not where it was said to be", got)
+		}
+		if v.how.GetMount().GetFsType() == "ext4" && !mounts.MayGrowMounted() {
+			_, err := expand(target)
+			wantCode(t, err, codes.FailedPrecondition) // it grows when it is mounted the next time
+		} else if grown := must[*csi.NodeExpandVolumeResponse](t)(expand(target)); grown.CapacityBytes != larger.RequiredBytes {
+			t.Errorf("capacity %d, want %d", grown.CapacityBytes, larger.RequiredBytes)
+		}
+		if got := v.capacity(); got != larger.RequiredBytes {
+			t.Errorf("the volume has %d bytes, want %d", got, larger.RequiredBytes)
+		}
+		if v.how.GetBlock() != nil {
+			wantDeviceSize(t, target, larger.RequiredBytes)
+		}
+	})
+}
+
+// capacity is the size that the driver says the volume has.
+func (v *testVolume) capacity() int64 {
+	v.t.Helper()
+	response := must[*csi.ControllerGetVolumeResponse](v.t)(v.ControllerGetVolume(background, &csi.ControllerGetVolumeRequest{VolumeId: v.VolumeId}))
+	return response.Volume.CapacityBytes
+}
+
 func wantDeviceSize(t *testing.T, path string, want int64) {
 	t.Helper()
 	file, err := os.Open(path)

@@ -13,11 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen opens a Unix socket that only this user can connect to, and makes its
-// directory where that is missing: nothing else would make the default one. A
-// socket that a dead process left at the path is removed; anything else there
-// stays, and is an error. The socket goes when the listener is closed.
-func listen(path string) (net.Listener, error) {
+// listen opens a Unix socket that only this user can connect to, and the members
+// of a group, unless that is 0. It makes the socket's directory where that is
+// missing: nothing else would make the default one. A socket that a dead process
+// left at the path is removed; anything else there stays, and is an error. The
+// socket goes when the listener is closed.
+func listen(path string, group int) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, err
 	}
@@ -31,7 +32,15 @@ func listen(path string) (net.Listener, error) {
 		var err error
 		return errors.Join(conn.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
 	}}
-	return private.Listen(context.Background(), "unix", path)
+	listener, err := private.Listen(context.Background(), "unix", path)
+	if err != nil || group == 0 {
+		return listener, err
+	}
+	// The group first: the one that the file was made with gets no access.
+	if err := errors.Join(os.Lchown(path, -1, group), os.Chmod(path, 0o660)); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
 }
 
 func removeStale(path string) error {

@@ -27,6 +27,7 @@ type Core struct {
 	backend  backend.Backend
 	options  Options
 	nodeHash string
+	damaged  []backend.VolumeID // not served, and known by ID; does not change
 
 	mu        sync.Mutex // guards all below; never held across I/O
 	locks     lockTable
@@ -53,6 +54,7 @@ func Open(ctx context.Context, b backend.Backend, options Options) (*Core, error
 		backend:  b,
 		options:  options,
 		nodeHash: backend.NodeHash(options.NodeID),
+		damaged:  inventory.DamagedVolumes,
 		locks:    lockTable{},
 		creating: map[string]*operation{},
 	}

@@ -38,6 +38,9 @@ func (t lockTable) try(locks ...lock) error {
 	return nil
 }
 
+// excludes says whether somebody has a key exclusively.
+func (t lockTable) excludes(key string) bool { return t[key] < 0 }
+
 // release undoes a successful try with the same locks.
 func (t lockTable) release(locks ...lock) {
 	for _, l := range locks {

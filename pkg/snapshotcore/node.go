@@ -16,6 +16,14 @@ func (c *Core) LockNode(id backend.VolumeID) (release func(), err error) {
 	return c.lock(exclusive(nodeKey(id)))
 }
 
+// NodeBusy says whether somebody holds LockNode, and so changes where the volume
+// is mounted.
+func (c *Core) NodeBusy(id backend.VolumeID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.locks.excludes(nodeKey(id))
+}
+
 // LockVolume keeps snapshots, clones, expansions and the deletion of the volume
 // away until release is called. The volume need not exist. ErrBusy.
 func (c *Core) LockVolume(id backend.VolumeID) (release func(), err error) {

@@ -78,9 +78,6 @@ func (c *Core) joinOrStartVolume(id backend.VolumeID, r VolumeRequest, limits ba
 	spec := backend.VolumeSpec{ID: id, Name: r.Name, Profile: r.Profile, AccessModes: r.AccessModes, Capacity: size, Source: r.Source}
 	op := &operation{id: id.String(), request: r, locks: append(sourceLocks, exclusive(id.String()))}
 	create := func(ctx context.Context, progress *backend.Progress) (any, error) {
-		if err := c.checkRoom(ctx, r.Profile, size); err != nil {
-			return nil, err
-		}
 		return c.backend.CreateVolume(ctx, spec, progress)
 	}
 	return op, c.start(op, create, func(volume any) { c.volumes.put(volume.(backend.Volume)) })
@@ -119,19 +116,6 @@ func absentSource(err error) error {
 		return fmt.Errorf("volume_content_source: not on this node (%s): %w", err, backend.ErrExhausted) //nolint:errorlint // the class changes on purpose
 	}
 	return fmt.Errorf("volume_content_source: %w", err)
-}
-
-// checkRoom refuses what GetCapacity would not offer: additional bytes of a
-// volume that exists or is about to.
-func (c *Core) checkRoom(ctx context.Context, profile backend.Profile, additional int64) error {
-	available, err := c.backend.Available(ctx, profile)
-	if err != nil {
-		return err
-	}
-	if additional > available {
-		return fmt.Errorf("capacity_range: %d more bytes are asked for, %d are available: free space or ask for less: %w", additional, available, backend.ErrExhausted)
-	}
-	return nil
 }
 
 // compatible says whether a volume that exists satisfies the request: nil or
@@ -233,9 +217,6 @@ func (c *Core) ExpandVolume(ctx context.Context, id backend.VolumeID, required, 
 	}
 	if size <= volume.Capacity {
 		return volume, nil
-	}
-	if err := c.checkRoom(ctx, volume.Profile, size-volume.Capacity); err != nil {
-		return backend.Volume{}, err
 	}
 	// Once begun it is finished, whatever becomes of the caller.
 	volume, err = c.backend.ExpandVolume(context.WithoutCancel(ctx), id, size)

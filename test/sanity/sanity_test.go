@@ -22,6 +22,7 @@ import (
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
+	"github.com/snapdriver/snapdriver/pkg/backend/lvm"
 	"github.com/snapdriver/snapdriver/pkg/backend/memory"
 	"github.com/snapdriver/snapdriver/pkg/driver"
 	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
@@ -33,20 +34,52 @@ const (
 	gib = 1 << 30
 )
 
-// runs are what csi-sanity is run against. A run on no filesystem has the
-// backend in memory, of which nothing can be mounted.
-var runs = []struct {
+// run is what csi-sanity is run against.
+type run struct {
 	name       string
-	filesystem string
+	open       func(t *testing.T) (base string, b backend.Backend) // fresh, and a directory for all else
 	accessType string
 	parameters map[string]string
-}{
-	{"memory", "", "mount", nil},
-	{"directory on ext4", "ext4", "mount", nil},
-	{"directory on xfs", "xfs", "mount", nil},
-	{"image", "xfs", "mount", map[string]string{"layout": "image"}},
-	{"block", "xfs", "block", nil},
 }
+
+// runs are all that can be had on this machine. Where SNAPDRIVER_REQUIRE_LVM=1
+// says that the tests of thin pools run, only these do: the others run where it
+// is not set.
+func runs(t *testing.T) []run {
+	if os.Getenv("SNAPDRIVER_REQUIRE_LVM") == "1" {
+		return lvmRuns
+	}
+	all := slices.Clone(memoryRuns)
+	if os.Geteuid() != 0 {
+		if testenv.RequireAll() {
+			testenv.RequireRoot(t)
+		}
+		t.Log("left out: all but the backend in memory needs root, for mounts and devices")
+		return all
+	}
+	all = append(all, hostpathRuns...)
+	if testenv.HasThinPools() {
+		all = append(all, lvmRuns...)
+	}
+	return all
+}
+
+var (
+	// Of what is in memory nothing can be mounted; see withoutNode.
+	memoryRuns = []run{
+		{"memory", openMemory, "mount", nil},
+	}
+	hostpathRuns = []run{
+		{"directory on ext4", openHostpath("ext4"), "mount", nil},
+		{"directory on xfs", openHostpath("xfs"), "mount", nil},
+		{"image", openHostpath("xfs"), "mount", map[string]string{"layout": "image"}},
+		{"block", openHostpath("xfs"), "block", nil},
+	}
+	lvmRuns = []run{
+		{"lvm", openLVM, "mount", nil},
+		{"lvm block", openLVM, "block", nil},
+	}
+)
 
 // allowedSkips are the reasons for which csi-sanity may skip a spec: each is an
 // RPC that the driver does not advertise.
@@ -57,10 +90,6 @@ var allowedSkips = []string{
 	"ControllerModifyVolume not supported",
 	"Modify volume not supported",
 	"Modify Volume not supported",
-	"ControllerGetVolumeHealth not supported",
-	"ControllerListVolumeHealth not supported",
-	"NodeGetVolumeHealth not supported",
-	"NodeGetStorageHealth not supported",
 	"GroupControllerService not supported",
 }
 
@@ -69,15 +98,8 @@ const withoutNode = "memory Node Service"
 
 func TestSanity(t *testing.T) {
 	contexts := []*sanity.TestContext{}
-	for _, run := range runs {
-		if run.filesystem != "" && os.Geteuid() != 0 {
-			if testenv.RequireAll() {
-				testenv.RequireRoot(t)
-			}
-			t.Logf("left out: %q needs root, for mounts and loop devices", run.name)
-			continue
-		}
-		base, opened := open(t, run.filesystem)
+	for _, run := range runs(t) {
+		base, opened := run.open(t)
 		config := sanity.NewTestConfig()
 		config.Address = serve(t, base, opened)
 		config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(fillSizes))
@@ -110,52 +132,55 @@ func fillSizes(ctx context.Context, method string, request, response any, conn *
 	return err
 }
 
-// open opens a fresh backend and returns a directory for all else.
-func open(t *testing.T, filesystem string) (base string, opened backend.Backend) {
-	var err error
-	if filesystem == "" {
-		base = testenv.TempDir(t)
-		opened, err = memory.Open(memory.NewDisk(100*gib), nil)
-	} else {
-		base = testenv.Filesystem(t, filesystem, 8*gib)
-		opened, err = hostpath.Open(filepath.Join(base, "root"), hostpath.Options{})
-	}
+func openMemory(t *testing.T) (string, backend.Backend) {
+	b, err := memory.Open(memory.NewDisk(100*gib), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return base, opened
+	return testenv.TempDir(t), b
+}
+
+func openHostpath(filesystem string) func(*testing.T) (string, backend.Backend) {
+	return func(t *testing.T) (string, backend.Backend) {
+		base := testenv.Filesystem(t, filesystem, 8*gib)
+		b, err := hostpath.Open(filepath.Join(base, "root"), hostpath.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base, b
+	}
+}
+
+func openLVM(t *testing.T) (string, backend.Backend) {
+	pool := testenv.ThinPool(t, testenv.PoolOptions{})
+	b, err := lvm.Open(lvm.Options{VolumeGroup: pool.Group, ThinPool: pool.Name, LockDir: testenv.TempDir(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return testenv.TempDir(t), b
 }
 
 // serve serves a backend until the test ends and returns where.
 func serve(t *testing.T, base string, b backend.Backend) string {
+	// Before the server starts: csi-sanity does not wait until it is ready.
+	core, err := snapshotcore.Open(t.Context(), b, snapshotcore.Options{NodeID: "node", InUse: mounts.InUse})
+	if err != nil {
+		t.Fatal(err)
+	}
 	config := driver.Config{
 		Endpoint:   "unix://" + filepath.Join(testenv.TempDir(t), "csi.sock"),
 		Name:       driver.DefaultName,
 		Version:    "test",
 		NodeID:     "node",
 		PrivateDir: filepath.Join(base, "root"),
-		Open: func(ctx context.Context) (*snapshotcore.Core, error) {
-			return snapshotcore.Open(ctx, b, snapshotcore.Options{NodeID: "node", InUse: mounts.InUse})
-		},
+		Open:       func(context.Context) (*snapshotcore.Core, error) { return core, nil },
 	}
 	server, err := driver.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	stopped := make(chan error)
-	go func() { stopped <- server.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Error(err)
-		}
-		leaks, err := testenv.Leaks(base)
-		leaks = slices.DeleteFunc(leaks, func(leak string) bool { return leak == "mount "+base })
-		if err != nil || len(leaks) > 0 {
-			t.Errorf("left behind: %q %v", leaks, err)
-		}
-	})
+	t.Cleanup(func() { testenv.ExpectNoLeaks(t, base) }) // after the server has ended
+	testenv.InBackground(t, server.Run)
 	return config.Endpoint
 }
 

@@ -42,6 +42,15 @@ type Config struct {
 	// SnapshotParameters are the kinds of snapshot to test; none: one kind,
 	// without parameters.
 	SnapshotParameters []map[string]string
+
+	// Brief leaves out the tests of what the backend does in the same way for
+	// every kind of volume. It is for the second and further kinds where a test
+	// takes long.
+	Brief bool
+
+	// Commands are what operations cost; nil: the backend runs none. If not
+	// nil, the Storage is Counting.
+	Commands *Commands
 }
 
 // Run runs the whole suite.
@@ -49,26 +58,38 @@ func Run(t *testing.T, config Config) {
 	if len(config.SnapshotParameters) == 0 {
 		config.SnapshotParameters = []map[string]string{nil}
 	}
-	for _, test := range []struct {
+	type test struct {
 		name string
 		run  func(*fixture)
-	}{
+	}
+	// What depends on the kind of volume comes first.
+	tests := []test{
 		{"an object is after reopening what it was before", testReopen},
 		{"a snapshot keeps what its volume held", testSnapshotKeeps},
 		{"a clone and its source are independent", testClone},
 		{"a restore may be larger than its source", testRestoreLarger},
-		{"every order of deletion works", testDeletionOrders},
-		{"deleting what is absent succeeds", testDeleteAbsent},
 		{"a volume grows, attached or not", testExpand},
 		{"attaching and detaching may be repeated", testAttach},
 		{"the limits admit what can be made", testLimits},
-		{"unknown parameters are refused by name", testUnknownParameters},
-		{"what is absent is not found", testAbsent},
-		{"a cancelled creation leaves nothing", testCancel},
-		{"different objects may be changed at once", testConcurrent},
-		{"a crash at any step leaves all or nothing", testCrash},
-		{"a crash at any step of Recover leaves what was committed", testCrashRecover},
-	} {
+	}
+	if config.Commands != nil {
+		tests = append(tests, test{"no operation runs more commands than it has to", testCommands})
+	}
+	if !config.Brief {
+		tests = append(tests, []test{
+			{"every order of deletion works", testDeletionOrders},
+			{"deleting what is absent succeeds", testDeleteAbsent},
+			{"unknown parameters are refused by name", testUnknownParameters},
+			{"what is absent is not found", testAbsent},
+			{"healthy storage has no conditions", testHealthy},
+			{"gauges have names that Prometheus takes", testGauges},
+			{"a cancelled creation leaves nothing", testCancel},
+			{"different objects may be changed at once", testConcurrent},
+			{"a crash at any step leaves all or nothing", testCrash},
+			{"a crash at any step of Recover leaves what was committed", testCrashRecover},
+		}...)
+	}
+	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { test.run(newFixture(t, config)) })
 	}
 }

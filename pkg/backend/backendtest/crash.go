@@ -19,6 +19,7 @@ func testCrash(f *fixture) {
 	create := func(source backend.Source, content string) operation {
 		spec := f.volumeSpec("created", source)
 		return operation{
+			prepare: func() { spec.Capacity = f.volumes[volume].Capacity }, // a source may have grown
 			run: func(b backend.Backend) error {
 				_, err := b.CreateVolume(context.Background(), spec, nil)
 				return err
@@ -71,9 +72,11 @@ func (f *fixture) crashSnapshot(name string, volume backend.VolumeID, parameters
 		},
 		done: func(inventory backend.Inventory) bool { return hasSnapshot(inventory, spec.ID) },
 		whole: func() {
-			proof := f.createFrom(f.volumeSpec("proof", backend.Source{Snapshot: spec.ID}), "content")
+			proof := f.volumeSpec("proof", backend.Source{Snapshot: spec.ID})
+			proof.Capacity = f.volumes[volume].Capacity
+			f.createFrom(proof, "content")
 			f.checkContents()
-			f.deleteVolume(proof)
+			f.deleteVolume(proof.ID)
 		},
 		undo: func() { f.deleteSnapshot(spec.ID) },
 	}

@@ -9,9 +9,11 @@ import (
 // testCrashRecover does to Recover what testCrash does to the operations.
 func testCrashRecover(f *fixture) {
 	volume := f.createVolume("volume", "content")
-	f.createSnapshot("snapshot", volume, f.SnapshotParameters[0])
+	snapshot := f.createSnapshot("snapshot", volume, f.SnapshotParameters[0])
+	litter := f.volumeSpec("litter", backend.Source{Snapshot: snapshot})
+	litter.Capacity *= 2
 	for n := 1; n <= maxSteps; n++ {
-		creation := f.litter()
+		creation := f.litter(litter)
 		recovery := newCrash(n)
 		recovery.arm()
 		f.backend = f.storage.Open(f, recovery.step)
@@ -24,11 +26,10 @@ func testCrashRecover(f *fixture) {
 		}
 		if crashed {
 			f.storage.Crash(f, f.backend)
-			f.open(nil)
-		} else {
-			f.reopen()
+		} else if err := f.backend.Close(); err != nil {
+			f.Fatalf("Close: %v", err)
 		}
-		f.checkContents()
+		f.openWithLitter(litter)
 		recovery.bury()
 		creation.bury()
 		if f.Failed() {
@@ -45,9 +46,26 @@ func testCrashRecover(f *fixture) {
 	f.Fatalf("Recover has more than %d steps", maxSteps)
 }
 
+// openWithLitter checks that the storage holds what it should, and the volume
+// whose creation was cut off wholly or not at all.
+func (f *fixture) openWithLitter(litter backend.VolumeSpec) {
+	f.Helper()
+	f.backend = f.storage.Open(f, nil)
+	inventory := f.recover()
+	for _, volume := range inventory.Volumes {
+		if volume.ID == litter.ID {
+			f.volumes[litter.ID] = expectedVolume{backend.Volume{VolumeSpec: litter, CreatedAt: volume.CreatedAt, OnDevice: volume.OnDevice}, "content"}
+		}
+	}
+	f.checkInventory(inventory)
+	f.checkContents()
+	f.deleteVolume(litter.ID)
+}
+
 // litter leaves the storage as a process leaves it that dies in CreateVolume,
-// with something half built. Bury the process when that has been looked at.
-func (f *fixture) litter() *crash {
+// with something half built. spec asks for what takes two steps at least: a
+// restore in a larger size. Bury the process when that has been looked at.
+func (f *fixture) litter(spec backend.VolumeSpec) *crash {
 	f.Helper()
 	if err := f.backend.Close(); err != nil {
 		f.Fatalf("Close: %v", err)
@@ -56,7 +74,7 @@ func (f *fixture) litter() *crash {
 	f.open(creation.step)
 	creation.arm()
 	crashed, err := creation.run(f.backend, func(b backend.Backend) error {
-		_, err := b.CreateVolume(context.Background(), f.volumeSpec("litter", backend.Source{}), nil)
+		_, err := b.CreateVolume(context.Background(), spec, nil)
 		return err
 	})
 	if !crashed {

@@ -176,6 +176,15 @@ func testLimits(f *fixture) {
 	spec := f.volumeSpec("smallest", backend.Source{})
 	spec.Capacity = limits.Min
 	f.createFrom(spec, "")
+	// Twice as much, for other processes may free space meanwhile.
+	if more := 2 * available; more <= limits.Max {
+		_, err = f.backend.ExpandVolume(f.ctx, spec.ID, more)
+		f.expectError(err, backend.ErrExhausted, "")
+		spec := f.volumeSpec("too large", backend.Source{})
+		spec.Capacity = more
+		_, err = f.backend.CreateVolume(f.ctx, spec, nil)
+		f.expectError(err, backend.ErrExhausted, "")
+	}
 	f.write(spec.ID, "fits")
 	f.checkContents()
 }
@@ -200,6 +209,8 @@ func testAbsent(f *fixture) {
 	_, err := f.backend.Attach(f.ctx, absent)
 	f.expectError(err, backend.ErrNotFound, "")
 	_, _, err = f.backend.Attached(f.ctx, absent)
+	f.expectError(err, backend.ErrNotFound, "")
+	_, err = f.backend.VolumeHealth(f.ctx, absent)
 	f.expectError(err, backend.ErrNotFound, "")
 	_, err = f.backend.ExpandVolume(f.ctx, absent, f.Size)
 	f.expectError(err, backend.ErrNotFound, "")

@@ -50,7 +50,8 @@ type Backend struct {
 	step        backend.StepFunc
 	freezeLimit time.Duration
 	background  sync.WaitGroup
-	closing     atomic.Bool // what is in the background is to end
+	closing     atomic.Bool  // what is in the background is to end
+	growing     atomic.Int32 // volumes whose image, record and device may differ
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -161,4 +162,16 @@ func (b *Backend) Available(_ context.Context, profile backend.Profile) (int64, 
 	}
 	free := min(int64(stat.Bavail)*stat.Bsize, limits.Max)
 	return free - free%limits.Granularity, nil
+}
+
+// checkRoom refuses what Available would not offer: so many bytes more.
+func (b *Backend) checkRoom(ctx context.Context, profile backend.Profile, additional int64) error {
+	available, err := b.Available(ctx, profile)
+	if err != nil {
+		return err
+	}
+	if additional > available {
+		return fmt.Errorf("%d more bytes are asked for, %d are free on the filesystem of %s: free space or ask for less: %w", additional, available, b.path, backend.ErrExhausted)
+	}
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/backend/backendtest"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
 )
 
@@ -165,7 +166,7 @@ func TestFullFilesystemLeavesNothing(t *testing.T) {
 			volume := spec(kind, "volume")
 			volume.Capacity = size
 			id := create(t, b, volume)
-			use(t, b, id, func(name string, _ bool) {
+			backendtest.Use(t, b, id, func(name string, _ bool) {
 				if err := os.WriteFile(name, bytes.Repeat([]byte("x"), int(size)), 0o600); err != nil {
 					t.Fatal(err)
 				}

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/loop"
-	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // The ioctls of linux/fs.h, which package unix does not have: _IOWR('X', 119, int) and 120.
@@ -120,8 +119,8 @@ func (b *Backend) thawAll() error {
 
 // ours says whether a loop device holds the image of a volume of this root.
 func (b *Backend) ours(number int) bool {
-	id, err := backend.ParseVolumeID(path.Base(path.Dir(loop.BackingFile(number))))
-	if err != nil {
+	id, _ := volumeOf(loop.BackingFile(number))
+	if id.IsZero() {
 		return false
 	}
 	image, err := b.root.Open(path.Join(volumePath(id), imageFile))

@@ -2,6 +2,7 @@ package hostpath
 
 import (
 	"os"
+	"path"
 	"strings"
 	"sync"
 
@@ -112,11 +113,13 @@ func (v *volumeLoop) find(id backend.VolumeID, image *os.File) (*loop.Device, er
 		if device, err := loop.OpenIfHolds(v.number, image); err != nil || device != nil {
 			return device, err
 		}
-		v.number = noDevice
 	}
 	device, err := search(id.String(), image)
-	if device != nil {
+	switch {
+	case device != nil:
 		v.number = device.Number
+	case !holdsDeleted(v.number, id):
+		v.number = noDevice
 	}
 	return device, err
 }
@@ -128,11 +131,11 @@ func search(name string, image *os.File) (*loop.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, number := range bound {
+	for number, file := range bound {
 		// The path says only which devices are worth asking. It is that of
 		// the mount namespace that bound the image, where the root may have
 		// been elsewhere.
-		if !strings.HasSuffix(loop.BackingFile(number), "/"+volumesDir+"/"+name+"/"+imageFile) {
+		if !strings.HasSuffix(file, "/"+volumesDir+"/"+name+"/"+imageFile) {
 			continue
 		}
 		if device, err := loop.OpenIfHolds(number, image); err != nil || device != nil {
@@ -140,4 +143,67 @@ func search(name string, image *os.File) (*loop.Device, error) {
 		}
 	}
 	return nil, nil
+}
+
+// volumeOf returns which volume the file is the image of that a device holds,
+// and whether it was deleted; the zero ID: of none. That of a volume that was
+// set aside while its device was in use is among them.
+func volumeOf(file string) (id backend.VolumeID, deleted bool) {
+	file, deleted = strings.CutSuffix(file, " (deleted)") // which the kernel adds
+	dir := path.Dir(file)
+	if shelf := path.Base(path.Dir(dir)); path.Base(file) != imageFile || shelf != volumesDir && shelf != damagedDir {
+		return id, deleted
+	}
+	name, _, _ := strings.Cut(path.Base(dir), ".") // what unique has added
+	id, _ = backend.ParseVolumeID(name)
+	return id, deleted
+}
+
+// holdsDeleted says whether a device holds an image of the volume that was
+// deleted.
+func holdsDeleted(number int, id backend.VolumeID) bool {
+	of, deleted := volumeOf(loop.BackingFile(number))
+	return deleted && of == id
+}
+
+// survey notes which devices hold images of volumes on a filesystem (st_dev),
+// so that peek knows of those that a process before this one has bound. What it
+// cannot find out is not noted.
+func (l *loops) survey(filesystem uint64) {
+	bound, _ := loop.Bound()
+	for number, file := range bound {
+		id, deleted := volumeOf(file)
+		if id.IsZero() {
+			continue
+		}
+		device, _ := loop.OpenIfOn(number, filesystem)
+		if device == nil {
+			continue
+		}
+		device.Close()
+		v := l.lock(id)
+		if v.number == noDevice || !deleted {
+			v.number = number
+		}
+		l.unlock(id, v)
+	}
+}
+
+// peek returns the device that holds an image, or whether there is one that
+// holds an image of the volume that was deleted. Without image the latter
+// alone. It looks only where the device was seen last, and so its cost does not
+// grow with the number of devices.
+func (l *loops) peek(id backend.VolumeID, image *os.File) (device *loop.Device, deleted string, err error) {
+	v := l.lock(id)
+	defer l.unlock(id, v)
+	if v.number == noDevice {
+		return nil, "", nil
+	}
+	if holdsDeleted(v.number, id) {
+		return nil, loop.Path(v.number), nil
+	}
+	if image != nil {
+		device, err = loop.OpenIfHolds(v.number, image)
+	}
+	return device, "", err
 }

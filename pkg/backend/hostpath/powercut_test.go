@@ -151,27 +151,11 @@ func (c *cuttable) restart() backend.Inventory {
 	return recovered(c.t, c.b)
 }
 
-// The request and the argument of linux/fs.h and of XFS's xfs_fs.h that end a
-// filesystem's life at once: nothing in memory is written any more, not even
-// the log.
-const (
-	goingDown  = 0x8004587d // XFS_IOC_GOINGDOWN, EXT4_IOC_SHUTDOWN
-	noLogFlush = 2          // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH, EXT4_GOING_FLAGS_NOLOGFLUSH
-)
-
 // cut cuts the power after an operation, starts anew, and fails the test
 // unless there are just these objects.
 func (c *cuttable) cut(after string, expected ...string) backend.Inventory {
 	c.t.Helper()
-	dir, err := os.Open(c.mount.Mountpoint)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	err = unix.IoctlSetPointerInt(int(dir.Fd()), goingDown, noLogFlush)
-	_ = dir.Close()
-	if err != nil {
-		c.t.Fatalf("shut the filesystem down: %v", err)
-	}
+	testenv.ShutDown(c.t, c.mount.Mountpoint)
 	c.b.WaitForRemovals()
 	c.b.Crash()
 	if err := unix.Unmount(c.mount.Mountpoint, 0); err != nil {

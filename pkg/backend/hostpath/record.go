@@ -51,8 +51,13 @@ func (r volumeRecord) data() string {
 func volumePath(id backend.VolumeID) string     { return path.Join(volumesDir, id.String()) }
 func snapshotPath(id backend.SnapshotID) string { return path.Join(snapshotsDir, id.String()) }
 
-func (b *Backend) readVolume(id backend.VolumeID) (record volumeRecord, err error) {
-	err = b.readRecord(volumePath(id), &record)
+func (b *Backend) readVolume(id backend.VolumeID) (volumeRecord, error) {
+	return b.readVolumeIn(volumePath(id), id)
+}
+
+// readVolumeIn is readVolume for a volume that lies in dir.
+func (b *Backend) readVolumeIn(dir string, id backend.VolumeID) (record volumeRecord, err error) {
+	err = b.readRecord(dir, &record)
 	if err == nil && record.Volume.ID != id {
 		err = damage("its record is that of %q", record.Volume.ID)
 	}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -44,6 +47,11 @@ func (b *Backend) recover(ctx context.Context) (inventory backend.Inventory, err
 	if err := b.thawAll(); err != nil {
 		klog.ErrorS(err, "Cannot thaw what a process that died may have left frozen", "root", b.path)
 	}
+	var root unix.Stat_t
+	if err := unix.Stat(b.path, &root); err != nil {
+		return inventory, os.NewSyscallError("stat", err)
+	}
+	b.loops.survey(root.Dev)
 	if err := b.emptyStaging(); err != nil {
 		return inventory, err
 	}
@@ -55,7 +63,33 @@ func (b *Backend) recover(ctx context.Context) (inventory backend.Inventory, err
 	if err != nil {
 		return inventory, err
 	}
-	return backend.Inventory{Volumes: volumes, Snapshots: snapshots, Damaged: append(damaged, alsoDamaged...)}, nil
+	damagedVolumes, err := b.damagedVolumes(slices.Collect(maps.Keys(damaged)))
+	if err != nil {
+		return inventory, err
+	}
+	return backend.Inventory{
+		Volumes:        volumes,
+		Snapshots:      snapshots,
+		Damaged:        slices.AppendSeq(slices.Collect(maps.Values(damaged)), maps.Values(alsoDamaged)),
+		DamagedVolumes: damagedVolumes,
+	}, nil
+}
+
+// damagedVolumes returns the IDs of volumes that are not served: those among
+// the names refused now, and what was set aside now or earlier.
+func (b *Backend) damagedVolumes(refused []string) ([]backend.VolumeID, error) {
+	aside, err := b.list(damagedDir)
+	if errors.Is(err, unix.ENOTDIR) {
+		err = nil // nothing could be set aside, which was said where it failed
+	}
+	ids := map[backend.VolumeID]bool{}
+	for _, name := range append(refused, aside...) {
+		name, _, _ = strings.Cut(name, ".") // what unique has added
+		if id, err := backend.ParseVolumeID(name); err == nil {
+			ids[id] = true
+		}
+	}
+	return slices.Collect(maps.Keys(ids)), err
 }
 
 // emptyStaging moves what is staged into the trash, and removes what is there.
@@ -79,12 +113,13 @@ func (b *Backend) emptyStaging() error {
 }
 
 // load reads every object in the directory shelf, several at a time, and has a
-// line for each that cannot be served.
-func load[T any](ctx context.Context, b *Backend, shelf string, read func(name string) (T, error)) (objects []T, damaged []string, err error) {
+// line for each that cannot be served, by its name.
+func load[T any](ctx context.Context, b *Backend, shelf string, read func(name string) (T, error)) (objects []T, damaged map[string]string, err error) {
 	names, err := b.list(shelf)
 	if err != nil {
 		return nil, nil, err
 	}
+	damaged = map[string]string{}
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2 * runtime.GOMAXPROCS(0))
@@ -104,7 +139,7 @@ func load[T any](ctx context.Context, b *Backend, shelf string, read func(name s
 			mu.Lock()
 			defer mu.Unlock()
 			if line != "" {
-				damaged = append(damaged, line)
+				damaged[name] = line
 			} else {
 				objects = append(objects, object)
 			}
@@ -156,15 +191,20 @@ func (b *Backend) checkData(name string) error {
 // read it. When it may be this process that is out of something, the error
 // stops the start.
 func (b *Backend) refuse(shelf, name string, reason error) (line string, err error) {
-	for _, ours := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, os.ErrPermission} {
-		if errors.Is(reason, ours) {
-			return "", fmt.Errorf("read %s: %w", name, reason)
-		}
+	if isOurs(reason) {
+		return "", fmt.Errorf("read %s: %w", name, reason)
 	}
 	if _, damaged := errors.AsType[damagedError](reason); damaged {
 		return b.setAside(shelf, name, reason), nil
 	}
 	return b.leave(shelf, name, reason), nil
+}
+
+// isOurs says whether an error tells of this process rather than of what it
+// looked at.
+func isOurs(err error) bool {
+	return slices.ContainsFunc([]error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, os.ErrPermission},
+		func(ours error) bool { return errors.Is(err, ours) })
 }
 
 func (b *Backend) leave(shelf, name string, reason error) (line string) {

@@ -35,6 +35,9 @@ func (b *Backend) createVolume(ctx context.Context, spec backend.VolumeSpec, pro
 	if err := from.check(kind); err != nil {
 		return volumeRecord{}, err
 	}
+	if err := b.checkRoom(ctx, spec.Profile, spec.Capacity); err != nil {
+		return volumeRecord{}, err
+	}
 	record := volumeRecord{
 		Version: recordVersion,
 		Volume:  backend.Volume{VolumeSpec: spec, CreatedAt: now(), OnDevice: kind.layout != layoutDirectory},
@@ -127,17 +130,20 @@ func (b *Backend) fillDirectory(ctx context.Context, stage *os.Root, from source
 // ExpandVolume implements backend.Backend. The image grows first: a crash
 // after that leaves the old size, and an image that is larger than its record
 // says, which harms nothing; see the package comment.
-func (b *Backend) ExpandVolume(_ context.Context, id backend.VolumeID, capacity int64) (backend.Volume, error) {
-	volume, err := b.expandVolume(id, capacity)
+func (b *Backend) ExpandVolume(ctx context.Context, id backend.VolumeID, capacity int64) (backend.Volume, error) {
+	volume, err := b.expandVolume(ctx, id, capacity)
 	if err != nil {
 		return backend.Volume{}, fmt.Errorf("expand %s: %w", id, classify(err))
 	}
 	return volume, nil
 }
 
-func (b *Backend) expandVolume(id backend.VolumeID, capacity int64) (backend.Volume, error) {
+func (b *Backend) expandVolume(ctx context.Context, id backend.VolumeID, capacity int64) (backend.Volume, error) {
 	record, err := b.readVolume(id)
 	if err != nil {
+		return backend.Volume{}, err
+	}
+	if err := b.checkRoom(ctx, record.Volume.Profile, capacity-record.Volume.Capacity); err != nil {
 		return backend.Volume{}, err
 	}
 	if record.Layout == layoutDirectory {
@@ -148,6 +154,8 @@ func (b *Backend) expandVolume(id backend.VolumeID, capacity int64) (backend.Vol
 		return backend.Volume{}, err
 	}
 	defer image.Close()
+	b.growing.Add(1)
+	defer b.growing.Add(-1)
 	b.step.At("grow")
 	if err := grow(image, capacity); err != nil {
 		return backend.Volume{}, err

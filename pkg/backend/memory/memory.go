@@ -33,12 +33,14 @@ type Disk struct {
 	volumes   map[backend.VolumeID]*volume
 	snapshots map[backend.SnapshotID]snapshot
 	staging   map[string]struct{} // what is being built, by ID
+	health    []backend.Condition // of the disk
 }
 
 type volume struct {
 	backend.Volume
 	content  string
 	attached bool
+	health   []backend.Condition
 }
 
 type snapshot struct {

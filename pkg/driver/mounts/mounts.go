@@ -150,7 +150,7 @@ func Holds(path string, m backend.Mount) (bool, error) {
 	}
 	switch {
 	case m.FSType != "":
-		return at.Dev == source.Rdev, nil
+		return liesOn(path, &at, m, source.Rdev)
 	case isDevice(&source):
 		if !isDevice(&at) {
 			return false, nil

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
@@ -29,12 +31,14 @@ func CleanPath(field, path string) (string, error) {
 // link, or that lies in the directory own or contains it: ErrInvalid. A path
 // that does not exist passes. An empty own is none.
 func CheckPath(field, path, own string) error {
-	switch info, err := os.Lstat(path); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return fmt.Errorf("%s: %w", field, err)
-	case info.Mode()&fs.ModeSymlink != 0:
+	// Not lstat: that asks the filesystem mounted there, and one that is shut
+	// down could then never be unmounted.
+	switch _, err := os.Readlink(path); {
+	case err == nil:
 		return fmt.Errorf("%s: %q is a symbolic link; give the path that it leads to: %w", field, path, backend.ErrInvalid)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, fs.ErrNotExist): // it is none
+	default:
+		return fmt.Errorf("%s: %w", field, err)
 	}
 	if own == "" {
 		return nil

@@ -85,7 +85,7 @@ func openReader(device string) (*loop.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, number := range bound {
+	for number := range bound {
 		if reader, err := loop.OpenIfReads(number, stat.Rdev); err != nil || reader != nil {
 			return reader, err
 		}

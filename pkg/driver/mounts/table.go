@@ -13,6 +13,9 @@ import (
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
+// btrfs is a filesystem whose mounts are found in another way than all others'.
+const btrfs = "btrfs"
+
 // InUse says whether the volume, or a part of it, is mounted anywhere, or has a
 // read-only device, which goes when the volume is unstaged.
 func InUse(m backend.Mount) (bool, error) {
@@ -58,7 +61,7 @@ func Elsewhere(m backend.Mount, except ...string) ([]string, error) {
 		// Compared by place: where a directory is visible twice (a bind-mounted
 		// kubelet directory), so is every mount in it.
 		if use.whole && !slices.Contains(places, use.at) {
-			elsewhere = append(elsewhere, use.path)
+			elsewhere = append(elsewhere, use.mount.Mountpoint)
 		}
 	}
 	return elsewhere, nil
@@ -66,7 +69,7 @@ func Elsewhere(m backend.Mount, except ...string) ([]string, error) {
 
 // use is a mount of a volume or of a part of it.
 type use struct {
-	path  string
+	mount *mountinfo.Info
 	at    place
 	whole bool
 }
@@ -104,7 +107,7 @@ func (t table) usesOfDevices(devices []uint64) []use {
 	var uses []use
 	for _, info := range t {
 		switch {
-		case slices.Contains(devices, unix.Mkdev(uint32(info.Major), uint32(info.Minor))):
+		case slices.Contains(devices, deviceOf(info)):
 			uses = append(uses, t.use(info, info.Root == "/"))
 		case info.FSType == "devtmpfs" || info.FSType == "tmpfs":
 			// Device nodes live in these; and they never hang, as stat on a
@@ -116,6 +119,31 @@ func (t table) usesOfDevices(devices []uint64) []use {
 		}
 	}
 	return uses
+}
+
+// deviceOf returns the number of the device that a mounted filesystem lies on.
+// A btrfs may lie on several, and has a number of its own that is no device's;
+// the kernel names one of its devices.
+func deviceOf(info *mountinfo.Info) uint64 {
+	var device unix.Stat_t
+	if info.FSType == btrfs && unix.Stat(info.Source, &device) == nil {
+		return device.Rdev
+	}
+	return unix.Mkdev(uint32(info.Major), uint32(info.Minor))
+}
+
+// liesOn says whether the filesystem at path lies on a device. The status of
+// path tells, but of a btrfs.
+func liesOn(path string, at *unix.Stat_t, m backend.Mount, device uint64) (bool, error) {
+	if m.FSType != btrfs {
+		return at.Dev == device, nil
+	}
+	t, err := readTable()
+	if err != nil {
+		return false, err
+	}
+	info, err := t.mountAt(path)
+	return err == nil && deviceOf(info) == device, err
 }
 
 // table is the mount table by mount ID. Reading it is the only way to learn
@@ -161,21 +189,30 @@ func (t table) locate(path string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
+	info, err := t.mountAt(path)
+	if err != nil {
+		return place{}, err
+	}
+	return below(info, path)
+}
+
+// mountAt returns the mount that path lies on.
+func (t table) mountAt(path string) (*mountinfo.Info, error) {
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &stat); err != nil {
-		return place{}, fmt.Errorf("look at %q: %w", path, err)
+		return nil, fmt.Errorf("look at %q: %w", path, err)
 	}
 	info, listed := t[int(stat.Mnt_id)]
 	if !listed {
-		return place{}, fmt.Errorf("mount %d of %q is not in the mount table", stat.Mnt_id, path)
+		return nil, fmt.Errorf("mount %d of %q is not in the mount table", stat.Mnt_id, path)
 	}
-	return below(info, path)
+	return info, nil
 }
 
 // use describes a mount. Where its parent is not to be seen, the place of its
 // mount point stays empty.
 func (t table) use(info *mountinfo.Info, whole bool) use {
-	u := use{path: info.Mountpoint, whole: whole}
+	u := use{mount: info, whole: whole}
 	if parent, listed := t[info.Parent]; listed {
 		u.at, _ = below(parent, info.Mountpoint)
 	}

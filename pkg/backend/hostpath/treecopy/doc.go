@@ -5,9 +5,10 @@
 // archive) makes batches of entries in the archive's order, a sink (a tree or
 // an archive) puts them down:
 //
-//	WriteTar  treeSource -> tarSink
-//	ReadTar   tarSource  -> treeSink
-//	CopyTree  treeSource -> treeSink
+//	WriteTar     treeSource -> tarSink
+//	ReadTar      tarSource  -> treeSink
+//	ReadForeign  tarSource  -> treeSink, of an archive that is not ours
+//	CopyTree     treeSource -> treeSink
 //
 // # The archive
 //

@@ -9,13 +9,23 @@ import (
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
+// entryDecoder understands an archive.
+type entryDecoder interface {
+	// next fills e with the next entry, skipping the data of the last one. The
+	// contents have no bytes yet. io.EOF after the last entry.
+	next(e *entry) error
+
+	// read reads some of the last entry's data.
+	read(buf []byte) error
+}
+
 // tarSource reads an archive.
 type tarSource struct {
 	workers  *workers
 	file     *os.File
 	progress *backend.Progress
 	in       *input
-	decoder  decoder
+	decoder  entryDecoder
 
 	// ahead is an entry that did not fit into the last batch.
 	ahead   entry
@@ -32,7 +42,7 @@ func newTarSource(w *workers, file *os.File, progress *backend.Progress) (*tarSo
 	if err != nil {
 		return nil, err
 	}
-	return &tarSource{workers: w, file: file, progress: progress, in: in, decoder: decoder{in: in}}, nil
+	return &tarSource{workers: w, file: file, progress: progress, in: in, decoder: &decoder{in: in}}, nil
 }
 
 // isStream says whether data comes as a stream, and can only be read in order.
@@ -103,7 +113,7 @@ func (s *tarSource) locate(b *batch, e *entry) error {
 		c.setMemory(b.room(int(c.size)))
 		return s.decoder.read(c.memory)
 	case s.isStream():
-		c.stream = io.LimitReader(decoderData{&s.decoder}, c.stored())
+		c.stream = io.LimitReader(decoderData{s.decoder}, c.stored())
 	default:
 		c.file, s.skipped = int(s.file.Fd()), c.stored()
 	}
@@ -111,7 +121,7 @@ func (s *tarSource) locate(b *batch, e *entry) error {
 }
 
 // decoderData reads an entry's data in order.
-type decoderData struct{ *decoder }
+type decoderData struct{ entryDecoder }
 
 func (d decoderData) Read(buf []byte) (int, error) {
 	if err := d.read(buf); err != nil {

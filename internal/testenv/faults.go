@@ -1,0 +1,71 @@
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The request and the argument of linux/fs.h and of XFS's xfs_fs.h that end a
+// filesystem's life at once: nothing in memory is written any more, not even
+// the log.
+const (
+	goingDown  = 0x8004587d // XFS_IOC_GOINGDOWN, EXT4_IOC_SHUTDOWN
+	noLogFlush = 2          // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH, EXT4_GOING_FLAGS_NOLOGFLUSH
+)
+
+// ShutDown ends the life of the ext4 or XFS mounted at dir as a power cut would.
+// btrfs cannot be shut down.
+func ShutDown(t testing.TB, dir string) {
+	t.Helper()
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := unix.IoctlSetPointerInt(int(root.Fd()), goingDown, noLogFlush); err != nil {
+		t.Fatalf("shut the filesystem at %s down: %v", dir, err)
+	}
+}
+
+// FailExt4 makes the kernel meet an error in the ext4 mounted at dir, as if its
+// data structures contradicted each other.
+func FailExt4(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(ext4Shown(t, dir), "trigger_fs_error"), []byte("test"), 0); err != nil {
+		t.Fatal(err)
+	}
+	AwaitExt4Error(t, dir)
+}
+
+// AwaitExt4Error waits until the kernel has noted an error of the ext4 mounted
+// at dir, which it does in the background.
+func AwaitExt4Error(t testing.TB, dir string) {
+	t.Helper()
+	file := filepath.Join(ext4Shown(t, dir), "errors_count")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if count, err := os.ReadFile(file); err != nil || time.Now().After(deadline) {
+			t.Fatalf("no error is noted: %q, %v", count, err)
+		} else if string(count) != "0\n" {
+			return
+		}
+	}
+}
+
+// ext4Shown returns where the kernel shows what it knows of an ext4.
+func ext4Shown(t testing.TB, dir string) string {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Stat(dir, &stat); err != nil {
+		t.Fatal(err)
+	}
+	device, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join("/sys/fs/ext4", filepath.Base(device))
+}

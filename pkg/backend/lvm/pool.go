@@ -1,0 +1,221 @@
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/snapdriver/snapdriver/internal/dm"
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// pool is the thin pool and the guard before it: it says what may still be
+// made, before lvm is run. It asks the kernel how full the pool is, and starts
+// a process only when its estimate of the volume group's metadata area says no.
+type pool struct {
+	runner      *runner
+	group, name string
+	limits      PoolLimits
+	extentSize  int64 // of the volume group, bytes
+
+	stop      context.CancelFunc
+	extending sync.WaitGroup // what start has begun
+
+	mu        sync.Mutex // never held across I/O
+	promised  int64      // bytes: the sizes of the volumes in the pool, as if they were full
+	area      area
+	groupFree int64 // bytes of the volume group that no LV has, when it was last asked
+}
+
+// newPool returns the guard of a pool, on which find and load must be called
+// first. ErrInvalid when the limits are none.
+func newPool(r *runner, group, name string, limits PoolLimits) (*pool, error) {
+	limits = limits.withDefaults()
+	return &pool{runner: r, group: group, name: name, limits: limits}, limits.validate()
+}
+
+// find looks the pool up: whether it is there, and a pool that will do.
+func (p *pool) find(ctx context.Context) error {
+	row, err := p.look(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for the thin pool %s (snapdriver lvm init makes one): %w", p, err)
+	case row.Type != dm.ThinPoolTarget:
+		return fmt.Errorf("%s is no thin pool, its type is %q: name another logical volume: %w", p, row.Type, backend.ErrPrecondition)
+	case row.Zero != "zero":
+		return fmt.Errorf("thin pool %s hands out blocks with what others wrote there: run lvchange --zero y %s: %w", p, p, backend.ErrPrecondition)
+	}
+	p.extentSize = row.ExtentSize
+	return nil
+}
+
+// load makes the pool active, for else the kernel knows nothing of it. promised
+// is the sum of the sizes of all volumes that lie in it, also of those that are
+// not ours.
+//
+// Snapshots do not count: nobody writes to them, so that what they will ever
+// take is taken already. A volume may yet take its whole size.
+func (p *pool) load(ctx context.Context, promised int64) error {
+	p.mu.Lock()
+	p.promised = promised
+	p.mu.Unlock()
+	if _, err := p.state(); !errors.Is(err, dm.ErrNotFound) {
+		return err
+	}
+	if err := p.runner.change(ctx, "lvchange", "--activate", "y", p.String()); err != nil {
+		return fmt.Errorf("activate thin pool %s: %w", p, err)
+	}
+	_, err := p.state()
+	return err
+}
+
+// String returns the pool's name as lvm takes it.
+func (p *pool) String() string { return p.group + "/" + p.name }
+
+// poolState is what the kernel says of the pool.
+type poolState struct {
+	dm.ThinPool
+	size int64 // bytes
+}
+
+// state asks the kernel. An error wraps dm.ErrNotFound when the pool is not
+// active.
+//
+// LVM drives a pool through a device of its own once it has had a first
+// volume, and before that through the one that has the pool's name.
+func (p *pool) state() (poolState, error) {
+	for range 2 { // for the second device may come while the first is looked at
+		for _, name := range []string{dm.PoolName(p.group, p.name), dm.Name(p.group, p.name)} {
+			_, targets, err := dm.Status(name)
+			switch {
+			case errors.Is(err, dm.ErrNotFound):
+			case err != nil:
+				return poolState{}, err
+			case len(targets) == 1 && targets[0].Type == dm.ThinPoolTarget:
+				status, err := dm.ParseThinPool(targets[0].Status)
+				return poolState{status, dm.Size(targets)}, err
+			}
+		}
+	}
+	return poolState{}, fmt.Errorf("thin pool %s is not active: run lvchange -ay %s: %w", p, p, dm.ErrNotFound)
+}
+
+// admit sets aside what an operation will take: bytes more for volumes to
+// fill, and so many more logical volumes. ErrExhausted, with the figures and the
+// remedy. Once the operation has ended, settled must be called, with whether
+// its effect is there.
+func (p *pool) admit(ctx context.Context, bytes int64, objects int) (settled func(done bool), err error) {
+	state, err := p.healthy()
+	if err != nil {
+		return nil, err
+	}
+	err = p.withRoom(ctx, objects, func() error {
+		if limit := p.limits.promises(state.size); bytes > 0 && bytes > limit-p.promised {
+			return fmt.Errorf("thin pool %s: its volumes have %s, and %s more are above the limit of %s, which is %g times its size: ask for less, delete volumes, or extend the pool (lvextend --size): %w",
+				p, size(p.promised), size(bytes), size(limit), p.limits.Overprovision, backend.ErrExhausted)
+		}
+		p.promised += bytes
+		p.area.admit(objects)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(done bool) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.area.settle(objects, done)
+		if !done {
+			p.promised -= bytes
+		}
+	}, nil
+}
+
+// removed takes off what a volume had been promised that is now deleted.
+func (p *pool) removed(bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.promised -= bytes
+}
+
+// available returns how large a volume admit would admit now.
+func (p *pool) available(ctx context.Context) (room int64, err error) {
+	state, err := p.healthy()
+	if err == nil {
+		err = p.withRoom(ctx, 1, func() error {
+			room = max(p.limits.promises(state.size)-p.promised, 0)
+			return nil
+		})
+	}
+	if errors.Is(err, backend.ErrExhausted) {
+		return 0, nil
+	}
+	return room - room%p.extentSize, err
+}
+
+// healthy returns the state of a pool that takes something new; otherwise
+// ErrExhausted.
+func (p *pool) healthy() (poolState, error) {
+	state, err := p.state()
+	if err != nil {
+		return poolState{}, err
+	}
+	return state, p.limits.refusal(p, state)
+}
+
+// withRoom calls do, with p.mu held, if the metadata area has room for more
+// logical volumes; otherwise ErrExhausted.
+func (p *pool) withRoom(ctx context.Context, objects int, do func() error) error {
+	for asked := false; ; asked = true {
+		p.mu.Lock()
+		if objects == 0 || p.area.fits(objects, p.limits.MetadataReserve) {
+			defer p.mu.Unlock()
+			return do()
+		}
+		free, all := p.area.free(), p.area.size
+		p.mu.Unlock()
+		if asked {
+			return fmt.Errorf("volume group %s: %s of its metadata area of %s are free, and %s are kept for repairs: delete snapshots or volumes, or make a volume group with a larger area (pvcreate --metadatasize): %w",
+				p.group, size(free), size(all), size(p.limits.MetadataReserve), backend.ErrExhausted)
+		}
+		if _, err := p.look(ctx); err != nil { // so far it was an estimate
+			return err
+		}
+	}
+}
+
+// poolRow is what lvm reports of the pool and its volume group.
+type poolRow struct {
+	Type       string `json:"segtype"`
+	Zero       string `json:"zero"`
+	ExtentSize int64  `json:"vg_extent_size,string"`
+	GroupFree  int64  `json:"vg_free,string"`
+	AreaSize   int64  `json:"vg_mda_size,string"`
+	AreaFree   int64  `json:"vg_mda_free,string"`
+}
+
+// look asks lvm, and sets the estimates right. Its output is one line, however
+// many volumes there are.
+func (p *pool) look(ctx context.Context) (poolRow, error) {
+	p.mu.Lock()
+	before := p.area
+	p.mu.Unlock()
+	rows, err := report[poolRow](ctx, p.runner, "lvs", "-o", "segtype,zero,vg_extent_size,vg_free,vg_mda_size,vg_mda_free", p.String())
+	if err != nil {
+		return poolRow{}, err
+	}
+	if len(rows) != 1 {
+		return poolRow{}, fmt.Errorf("lvm reports %d logical volumes for %s", len(rows), p)
+	}
+	row := rows[0]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.area.learn(before, row.AreaSize, row.AreaFree)
+	p.groupFree = row.GroupFree
+	return row, nil
+}
+
+func size(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }

@@ -1,0 +1,214 @@
+package lvm_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/snapdriver/snapdriver/internal/dm"
+	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// names are the logical volumes that there are.
+func (f *fixture) names() []string {
+	f.Helper()
+	names := strings.Fields(f.at.LVM(f, "lvs", "--noheadings", "--options", "lv_name", f.at.Group))
+	slices.Sort(names)
+	return names
+}
+
+// What others keep in the volume group, in our pool too, is neither listed nor
+// touched; what looks like ours and is not understood is named besides.
+func TestForeignVolumesStay(t *testing.T) {
+	f := newFixture(t)
+	group, pool := f.at.Group, f.at.Group+"/"+f.at.Name
+	newer, broken, taken := backend.NewVolumeID("node", "newer"), backend.NewSnapshotID("node", "broken"), backend.NewVolumeID("node", "taken")
+	for _, arguments := range [][]string{
+		{"--size", "4m", "--name", "linear", group},
+		{"--virtualsize", "4m", "--thinpool", pool, "--name", "thin"},
+		{"--virtualsize", "4m", "--thinpool", pool, "--name", "tagged", "--addtag", "backup", "--addtag", "sd.kind=volume"},
+		{"--virtualsize", "4m", "--thinpool", pool, "--name", taken.String()},
+		{"--virtualsize", "4m", "--thinpool", pool, "--name", newer.String(), "--addtag", "sd.v=2"},
+		{"--virtualsize", "4m", "--thinpool", pool, "--name", broken.String(), "--addtag", "sd.v=1"},
+	} {
+		f.at.LVM(t, append([]string{"lvcreate"}, arguments...)...)
+	}
+	before := f.names()
+	f.reopen()
+	if len(f.inventory.Volumes)+len(f.inventory.Snapshots) != 0 {
+		t.Errorf("listed: %+v", f.inventory)
+	}
+	slices.Sort(f.inventory.Damaged)
+	for i, want := range []string{broken.String() + ": tag sd.kind: it is missing", newer.String() + ": tag sd.v is \"2\""} {
+		if len(f.inventory.Damaged) != 2 || !strings.Contains(f.inventory.Damaged[i], want) {
+			t.Errorf("named are %q, expected %q", f.inventory.Damaged, want)
+		}
+	}
+	if len(f.inventory.DamagedVolumes) != 1 || f.inventory.DamagedVolumes[0] != newer {
+		t.Errorf("damaged volumes: %v", f.inventory.DamagedVolumes)
+	}
+	if conditions, err := f.VolumeHealth(t.Context(), newer); err != nil || len(conditions) != 1 || conditions[0].Severity != backend.Inaccessible {
+		t.Errorf("health: %+v, %v", conditions, err)
+	}
+	for _, id := range []backend.VolumeID{newer, taken} {
+		spec := backend.VolumeSpec{ID: id, Name: "x", Profile: profiles["block"].Profile, Capacity: profiles["block"].size}
+		if _, err := f.CreateVolume(t.Context(), spec, nil); !errors.Is(err, backend.ErrPrecondition) {
+			t.Errorf("create: %v", err)
+		}
+		if _, err := f.Attach(t.Context(), id); !errors.Is(err, backend.ErrNotFound) {
+			t.Errorf("attach: %v", err)
+		}
+		if err := errors.Join(f.Detach(t.Context(), id), f.DeleteVolume(t.Context(), id)); err != nil {
+			t.Errorf("detach, delete: %v", err)
+		}
+	}
+	if err := f.DeleteSnapshot(t.Context(), broken); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	id := f.create("volume", "block", backend.Source{})
+	f.write(id, "content")
+	if err := f.DeleteVolume(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, f.names()); diff != "" {
+		t.Errorf("logical volumes:\n%s", diff)
+	}
+}
+
+// A boot activates what lvm would activate, which is nothing of ours.
+func TestReboot(t *testing.T) {
+	f := newFixture(t)
+	volume, block := f.create("volume", "ext4", backend.Source{}), f.create("block", "block", backend.Source{})
+	for _, id := range []backend.VolumeID{volume, block} {
+		f.write(id, "content")
+		f.attach(id)
+	}
+	f.snapshot("snapshot", volume)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.at.LVM(t, "vgchange", "--activate", "n", f.at.Group)
+	f.at.LVM(t, "vgchange", "--activate", "y", f.at.Group)
+	for _, id := range []backend.VolumeID{volume, block} {
+		if _, err := dm.Lookup(f.device(id)); !errors.Is(err, dm.ErrNotFound) {
+			t.Errorf("%s is active: %v", id, err)
+		}
+	}
+	f.at.LVM(t, "vgchange", "--activate", "n", f.at.Group) // the pool, too
+	f.open()
+	for _, id := range []backend.VolumeID{volume, block} {
+		if _, attached, err := f.Attached(t.Context(), id); err != nil || attached {
+			t.Errorf("attached: %v, %v", attached, err)
+		}
+		f.expect(id, "content")
+	}
+}
+
+// A command that was killed may have left devices suspended: whoever uses one
+// of them waits for ever.
+func TestSuspendedDevicesAreResumed(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("volume", "ext4", backend.Source{})
+	f.write(id, "content")
+	f.attach(id)
+	for _, devices := range [][]string{{f.device(id)}, {dm.PoolName(f.at.Group, f.at.Name)}, {f.device(id), dm.PoolName(f.at.Group, f.at.Name)}} {
+		for _, device := range devices {
+			testenv.Run(t, "dmsetup", "suspend", device)
+		}
+		f.reopen()
+		for _, device := range devices {
+			if found, err := dm.Lookup(device); err != nil || found.Suspended {
+				t.Errorf("%s: %+v, %v", device, found, err)
+			}
+		}
+	}
+	f.expect(id, "content")
+}
+
+// An object that is smaller than it was to be is made whole, never removed: an
+// administrator may have shrunk it.
+func TestUnfinishedVolumeIsFinished(t *testing.T) {
+	f := newFixture(t)
+	source := f.create("source", "block", backend.Source{})
+	f.write(source, "content")
+	size := profiles["block"].size
+	spec := backend.VolumeSpec{ID: backend.NewVolumeID("node", "larger"), Name: "larger", Profile: profiles["block"].Profile, Capacity: 2 * size, Source: backend.Source{Volume: source}}
+	if _, err := f.CreateVolume(t.Context(), spec, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.at.LVM(t, "lvreduce", "--force", "--size", "4m", f.at.Group+"/"+spec.ID.String())
+	f.reopen()
+	for _, volume := range f.inventory.Volumes {
+		if volume.ID == spec.ID && volume.Capacity != spec.Capacity {
+			t.Errorf("it has %d bytes, expected %d", volume.Capacity, spec.Capacity)
+		}
+	}
+	if len(f.inventory.Volumes) != 2 {
+		t.Errorf("volumes: %+v", f.inventory.Volumes)
+	}
+	f.expect(spec.ID, "content")
+}
+
+// A device that is open when it is detached stays, and is taken later.
+func TestDetachOfOpenDevice(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("volume", "block", backend.Source{})
+	device := open(t, f.attach(id).Source)
+	if err := f.Detach(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if err := f.DeleteVolume(t.Context(), id); !errors.Is(err, backend.ErrPrecondition) {
+		t.Errorf("deleted while it is open: %v", err)
+	}
+	device.Close()
+	if err := f.Detach(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if _, err := dm.Lookup(f.device(id)); !errors.Is(err, dm.ErrNotFound) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// A power cut while a volume was made, between the kernel's two steps, is in
+// the way of nothing: neither of the repeat nor of other volumes.
+func TestInterruptedTransaction(t *testing.T) {
+	f := newFixture(t)
+	whole, cut := f.create("whole", "block", backend.Source{}), f.create("cut", "block", backend.Source{})
+	f.write(whole, "content")
+
+	record := filepath.Join(t.TempDir(), "group")
+	f.at.LVM(t, "vgcfgbackup", "--file", record, f.at.Group)
+	text, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The pool's transaction is 2, of which 0 and 1 made the volumes. Now the
+	// second one is being made: the kernel has it and is about to count.
+	changed := strings.NewReplacer(
+		"transaction_id = 2", fmt.Sprintf("transaction_id = 3\nmessage1 {\ncreate = %q\n}", cut),
+		"transaction_id = 1", "transaction_id = 2",
+	).Replace(string(text))
+	if err := os.WriteFile(record, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.at.LVM(t, "vgcfgrestore", "--force", "--file", record, f.at.Group)
+
+	f.reopen()
+	if volumes := f.inventory.Volumes; len(volumes) != 1 || volumes[0].ID != whole {
+		t.Errorf("volumes: %+v, want %s", volumes, whole)
+	}
+	f.create("cut", "block", backend.Source{})
+	f.snapshot("snapshot", whole)
+	f.reopen()
+	if len(f.inventory.Volumes) != 2 || len(f.inventory.Snapshots) != 1 {
+		t.Errorf("there are %+v", f.inventory)
+	}
+	f.expect(whole, "content")
+}

@@ -1,0 +1,140 @@
+package importer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/snapdriver/snapdriver/pkg/backend/hostpath/treecopy"
+)
+
+// Config says what is imported and how.
+type Config struct {
+	// Socket is the driver's unix socket.
+	Socket string
+
+	// Archive is a tar file, plain or compressed with gzip or zstd.
+	Archive *os.File
+
+	// Size is the size in bytes that a volume made from the snapshot is to have
+	// at least; 0: what the files take.
+	Size int64
+
+	// Directory is where the volume is mounted meanwhile: a directory that the
+	// driver sees at the same path.
+	Directory string
+}
+
+// Imported is a snapshot made of an archive.
+type Imported struct {
+	Driver string // its name
+	Node   string // where the snapshot lies
+	Handle string // the snapshot's ID
+	Digest string // SHA-256 of the archive, hex
+	Size   int64  // that a volume made from the snapshot needs at least
+
+	// Before says that an earlier import has made it.
+	Before bool
+}
+
+const mib = 1 << 20
+
+// Run imports an archive.
+func Run(ctx context.Context, config Config) (Imported, error) {
+	digest, err := digestOf(config.Archive)
+	if err != nil {
+		return Imported{}, err
+	}
+	found, err := treecopy.SurveyForeign(ctx, config.Archive)
+	if err != nil {
+		return Imported{}, err
+	}
+	size := config.Size
+	if size == 0 {
+		size = max(1, (found.Bytes+mib-1)/mib) * mib
+	} else if size < found.Bytes {
+		return Imported{}, fmt.Errorf("size: the files in the archive have %d bytes, %d are too few", found.Bytes, size)
+	}
+	connection, err := grpc.NewClient("unix://"+config.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return Imported{}, fmt.Errorf("connect to %s: %w", config.Socket, err)
+	}
+	defer connection.Close()
+	imported := Imported{Digest: digest}
+	if err := imported.identify(ctx, connection); err != nil {
+		return Imported{}, fmt.Errorf("ask the driver at %s who it is: %w", config.Socket, err)
+	}
+	v := &volume{
+		controller: csi.NewControllerClient(connection), node: csi.NewNodeClient(connection),
+		name: "import-" + digest, size: size, directory: config.Directory,
+	}
+	snapshot, before, err := v.snapshotOf(ctx, func(root *os.File) error {
+		return treecopy.ReadForeign(ctx, config.Archive, found, root, nil)
+	})
+	if err != nil {
+		return Imported{}, err
+	}
+	imported.Handle, imported.Size, imported.Before = snapshot.GetSnapshotId(), snapshot.GetSizeBytes(), before
+	return imported, nil
+}
+
+// identify asks for the names of the driver and of its node.
+func (i *Imported) identify(ctx context.Context, connection grpc.ClientConnInterface) error {
+	plugin, err := csi.NewIdentityClient(connection).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
+	if err != nil {
+		return err
+	}
+	node, err := csi.NewNodeClient(connection).NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+	i.Driver, i.Node = plugin.GetName(), node.GetNodeId()
+	return err
+}
+
+// snapshotOf returns the snapshot of a volume that fill has filled, and whether
+// it was there before. The volume is gone in the end.
+func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error) (snapshot *csi.Snapshot, before bool, err error) {
+	if err := v.create(ctx); err != nil {
+		return nil, false, err
+	}
+	defer func() { err = errors.Join(err, v.remove(context.WithoutCancel(ctx))) }()
+	if snapshot, err = v.snapshot(ctx); err != nil || snapshot != nil {
+		return snapshot, true, err
+	}
+	// If it is the volume of an import that was cut off, it is not empty.
+	if err := errors.Join(v.remove(ctx), v.create(ctx)); err != nil {
+		return nil, false, err
+	}
+	if err := v.publish(ctx); err != nil {
+		return nil, false, err
+	}
+	root, err := os.Open(v.target())
+	if err != nil {
+		return nil, false, err
+	}
+	err = errors.Join(fill(root), root.Close())
+	if err != nil {
+		return nil, false, fmt.Errorf("unpack the archive: %w", err)
+	}
+	snapshot, err = v.cut(ctx)
+	return snapshot, false, err
+}
+
+// digestOf returns the SHA-256 of a file.
+func digestOf(file *os.File) (string, error) {
+	hash := sha256.New()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	if _, err := io.Copy(hash, io.NewSectionReader(file, 0, info.Size())); err != nil {
+		return "", fmt.Errorf("read %s: %w", file.Name(), err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}

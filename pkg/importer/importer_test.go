@@ -1,0 +1,273 @@
+package importer_test
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/snapdriver/snapdriver/internal/testdriver"
+	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/importer"
+)
+
+// testbed is a running driver and a directory for what is imported.
+type testbed struct {
+	*testdriver.Driver
+	t    *testing.T
+	dir  string
+	work string // where the imports mount
+}
+
+func newTestbed(t *testing.T) *testbed {
+	t.Helper()
+	testenv.RequireRoot(t)
+	testenv.RequirePrograms(t, "tar")
+	dir := testenv.TempDir(t)
+	b := &testbed{testdriver.New(t, filepath.Join(dir, "root")), t, dir, filepath.Join(dir, "work")}
+	if err := os.Mkdir(b.work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.Start()
+	t.Cleanup(func() {
+		if leaks, err := testenv.Leaks(dir); err != nil || len(leaks) > 0 {
+			t.Errorf("left behind: %q %v", leaks, err)
+		}
+	})
+	return b
+}
+
+// tree makes a directory with files of many, and returns what it holds.
+func (b *testbed) tree(files int) (dir string, contents map[string]string) {
+	b.t.Helper()
+	dir, contents = filepath.Join(b.dir, "tree"), map[string]string{}
+	for i := range files {
+		name := fmt.Sprintf("dir-%d/file-%d", i%7, i)
+		contents[name] = strings.Repeat(name+"\n", i%500)
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			b.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(contents[name]), 0o640); err != nil {
+			b.t.Fatal(err)
+		}
+		if err := os.Lchown(path, 1000+i%3, 5000); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return dir, contents
+}
+
+// pack makes an archive of a directory as the incubator's hostPath plugin did.
+func (b *testbed) pack(dir string) *os.File {
+	b.t.Helper()
+	path := filepath.Join(b.dir, "archive.tgz")
+	testenv.Run(b.t, "tar", "czf", path, dir)
+	return b.open(path)
+}
+
+func (b *testbed) open(path string) *os.File {
+	b.t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { file.Close() })
+	return file
+}
+
+func (b *testbed) config(archive *os.File) importer.Config {
+	return importer.Config{Socket: b.Socket(), Archive: archive, Directory: b.work}
+}
+
+// wantClean makes sure that an import has left nothing but so many snapshots.
+func (b *testbed) wantClean(snapshots int) {
+	b.t.Helper()
+	volumes, err := b.Controller.ListVolumes(context.Background(), &csi.ListVolumesRequest{})
+	if err != nil || len(volumes.Entries) > 0 {
+		b.t.Errorf("volumes are left: %v %v", volumes, err)
+	}
+	found, err := b.Controller.ListSnapshots(context.Background(), &csi.ListSnapshotsRequest{})
+	if err != nil || len(found.Entries) != snapshots {
+		b.t.Errorf("there are %d snapshots, want %d: %v", len(found.GetEntries()), snapshots, err)
+	}
+	if left, err := os.ReadDir(b.work); err != nil || len(left) > 0 {
+		b.t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// contents returns what a snapshot holds, read from the tar file that it is.
+func (b *testbed) contents(handle string) map[string]string {
+	b.t.Helper()
+	path := filepath.Join(b.Root, "snapshots", handle, "data.tar")
+	out := filepath.Join(b.t.TempDir(), "out")
+	if err := os.Mkdir(out, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	testenv.Run(b.t, "tar", "xf", path, "-C", out)
+	contents := map[string]string{}
+	err := filepath.WalkDir(out, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		name, _ := filepath.Rel(out, path)
+		contents[name] = string(text)
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return contents
+}
+
+func TestImport(t *testing.T) {
+	b := newTestbed(t)
+	dir, want := b.tree(50)
+	archive := b.pack(dir)
+	first, err := importer.Run(t.Context(), b.config(archive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Before || first.Driver != "csi.snapdriver.dev" || first.Node != "node" || first.Size != 1<<20 {
+		t.Errorf("imported %+v", first)
+	}
+	if diff := cmp.Diff(want, b.contents(first.Handle)); diff != "" {
+		t.Errorf("the snapshot differs (-want +got):\n%s", diff)
+	}
+	b.wantClean(1)
+
+	again, err := importer.Run(t.Context(), b.config(archive))
+	first.Before = true
+	if diff := cmp.Diff(first, again); err != nil || diff != "" {
+		t.Errorf("the second time: %v\n%s", err, diff)
+	}
+	b.wantClean(1)
+
+	// The command, from its standard input.
+	command := exec.Command(b.Program(), "import", "-", "--endpoint="+b.Socket(), "--namespace=space", "--name=old-data")
+	command.Stdin, command.Env = b.open(archive.Name()), append(os.Environ(), "TMPDIR="+b.work)
+	out, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`snapshotHandle: "` + first.Handle + `"`, `managed-by: "node"`, `namespace: "space"`, `name: "old-data"`, "volumeSnapshotContentName: import-" + first.Digest[:16]} {
+		if !strings.Contains(string(out), part) {
+			t.Errorf("the manifest lacks %s:\n%s", part, out)
+		}
+	}
+	b.wantClean(1)
+}
+
+func TestImportSize(t *testing.T) {
+	b := newTestbed(t)
+	dir, _ := b.tree(50)
+	config := b.config(b.pack(dir))
+	config.Size = 1000
+	if _, err := importer.Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "too few") {
+		t.Errorf("a size that is too small: %v", err)
+	}
+	b.wantClean(0)
+	config.Size = 5 << 30
+	if imported, err := importer.Run(t.Context(), config); err != nil || imported.Size != 5<<30 {
+		t.Errorf("%+v %v", imported, err)
+	}
+}
+
+// TestKilledImport: an import that is killed leaves no snapshot or a whole one,
+// and the next import does it right.
+func TestKilledImport(t *testing.T) {
+	b := newTestbed(t)
+	dir, want := b.tree(3000)
+	archive := b.pack(dir)
+	whole := func() bool {
+		t.Helper()
+		found, err := b.Controller.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found.Entries) == 0 {
+			return false
+		}
+		if diff := cmp.Diff(want, b.contents(found.Entries[0].Snapshot.SnapshotId)); diff != "" {
+			t.Fatalf("a snapshot that is not whole (-want +got):\n%s", diff)
+		}
+		return true
+	}
+	for kill := 1; kill <= 15 && !whole(); kill++ {
+		command := exec.Command(b.Program(), "import", archive.Name(), "--endpoint="+b.Socket())
+		command.Env = append(os.Environ(), "TMPDIR="+b.work)
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(rand.N(time.Duration(kill)*50*time.Millisecond), func() { _ = command.Process.Kill() })
+		_ = command.Wait()
+	}
+	imported, err := importer.Run(t.Context(), b.config(archive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, b.contents(imported.Handle)); diff != "" {
+		t.Errorf("the snapshot differs (-want +got):\n%s", diff)
+	}
+	b.wantClean(1)
+}
+
+// TestHostileArchive: an archive that leads outward is refused, and nothing of
+// it stays.
+func TestHostileArchive(t *testing.T) {
+	b := newTestbed(t)
+	path := filepath.Join(b.dir, "hostile.tar")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(file)
+	for _, header := range []tar.Header{
+		{Name: "a/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "a/b", Typeflag: tar.TypeSymlink, Linkname: b.dir, Mode: 0o777},
+		{Name: "a/b/outside", Typeflag: tar.TypeReg, Mode: 0o644},
+	} {
+		if err := w.WriteHeader(&header); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := importer.Run(t.Context(), b.config(b.open(path))); err == nil {
+		t.Error("it was accepted")
+	}
+	if _, err := os.Lstat(filepath.Join(b.dir, "outside")); err == nil {
+		t.Error("it has written outside")
+	}
+	b.wantClean(0)
+}
+
+// TestImportWithoutTheMount: where the driver's mounts are not to be seen,
+// nothing is unpacked, for it would not get into the volume.
+func TestImportWithoutTheMount(t *testing.T) {
+	b := newTestbed(t)
+	testenv.RequirePrograms(t, "unshare")
+	dir, _ := b.tree(5)
+	archive := b.pack(dir)
+	command := exec.Command("unshare", "--mount", "--propagation=private", b.Program(), "import", archive.Name(), "--endpoint="+b.Socket())
+	command.Env = append(os.Environ(), "TMPDIR="+b.work)
+	out, err := command.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "run the import where the driver runs") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	b.wantClean(0)
+}

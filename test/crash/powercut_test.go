@@ -1,0 +1,115 @@
+package crash
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/snapdriver/snapdriver/internal/testvm"
+)
+
+const diskSize = 16 << 30
+
+// storage is what a backend keeps its objects in, on the guest's disk: lines
+// for its shell.
+type storage struct {
+	create string // on the empty disk
+	open   string // after each boot, before the driver starts; fails when it is not consistent
+	flags  []string
+	left   string // prints what is left when all is deleted, which is nothing
+	kinds  []kind
+	cuts   int
+
+	// inOrder says that the disk writes in the order in which it was told to.
+	// LVM relies on it: it does not flush between its metadata and the pointer to
+	// them.
+	inOrder bool
+}
+
+var disk = testvm.DiskPath(0)
+
+var storages = map[string]storage{
+	"lvm": {
+		create: "lvm vgcreate --quiet vg " + disk + "; lvm lvcreate --quiet --type thin-pool --name pool --size 8g --poolmetadatasize 64m vg; lvm vgchange --activate n vg",
+		open:   "lvm vgck vg",
+		flags:  []string{"--backend=lvm", "--volume-group=vg", "--thin-pool=pool"},
+		left:   "lvm lvs --noheadings --options lv_name vg | sed 's/ *pool$//'",
+		kinds: []kind{
+			{"ext4", filesystem("ext4"), nil, 64 << 20},
+			{"block", block(), nil, 64 << 20},
+		},
+		cuts:    20,
+		inOrder: true,
+	},
+	"hostpath": {
+		create: "mkfs.xfs -q " + disk,
+		open:   "mkdir /data; mount " + disk + " /data",
+		flags:  []string{"--root=/data/root"},
+		left:   "cd /data/root; find . -mindepth 2",
+		kinds: []kind{
+			{"directory", filesystem(""), nil, 64 << 20},
+			{"image", filesystem("ext4"), map[string]string{"layout": "image"}, 64 << 20},
+			{"block", block(), nil, 64 << 20},
+		},
+		cuts: 2, // there are many more in its own package
+	},
+}
+
+// TestPowerCut cuts the power of a machine at random moments while the driver
+// works or recovers. What the disk was not told to flush may be lost. After
+// each boot the storage is consistent, every acknowledged object is whole,
+// nothing acknowledged as deleted is there, and every request that was cut off
+// is repeated until it succeeds. At the end all is deleted and nothing is left.
+func TestPowerCut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	for name, storage := range storages {
+		t.Run(name, func(t *testing.T) { testPowerCut(t, storage) })
+	}
+}
+
+func testPowerCut(t *testing.T, s storage) {
+	random := rand.New(rand.NewPCG(seed, seed))
+	t.Logf("seed %d", seed)
+	g := newGuest(t, s)
+	var workers []*worker
+	var directories []string
+	for _, of := range s.kinds {
+		w := newWorker(t, g, of, "/run/"+of.name, 2, random.Uint64())
+		workers = append(workers, w)
+		directories = append(directories, w.staging+"/staging")
+	}
+	for range s.cuts {
+		g.start(directories...)
+		// The power goes while the driver works, or, now and then, while it
+		// recovers. A busy machine gets more time.
+		moment := time.Duration(random.Int64N(int64(2 * g.bootTime)))
+		if random.IntN(4) == 0 {
+			time.AfterFunc(moment, g.vm.Kill)
+			forAll(workers, func(w *worker) {
+				if w.verify(mayDie) {
+					w.work()
+				}
+			})
+		} else {
+			forAll(workers, func(w *worker) { w.verify(mustLive) })
+			time.AfterFunc(moment, g.vm.Kill)
+			forAll(workers, (*worker).work)
+		}
+		g.cut(random)
+		if t.Failed() {
+			t.Fatalf("the driver's last words:\n%s", g.log)
+		}
+		g.boot()
+	}
+	g.start(directories...)
+	forAll(workers, (*worker).deleteAll)
+	for _, w := range workers {
+		t.Logf("%s: %v acknowledged, %v cut off and repeated", w.name, w.acknowledged, w.cutOff)
+	}
+	if left := strings.TrimSpace(g.sh(s.left)); left != "" {
+		t.Errorf("left:\n%s", left)
+	}
+}

@@ -1,0 +1,338 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/snapdriver/snapdriver/test/crash/content"
+)
+
+// machine is where the driver runs. Where that has died, errors have the code
+// Unavailable.
+type machine interface {
+	controller() csi.ControllerClient
+	node() csi.NodeClient
+
+	// write writes a content to a volume at a path, and check compares it.
+	write(tag content.Tag, path string) error
+	check(tag content.Tag, path string) error
+}
+
+// kind is a kind of volume.
+type kind struct {
+	name       string
+	how        *csi.VolumeCapability
+	parameters map[string]string
+	size       int64 // of the first, and by how much they grow, in bytes
+}
+
+// largest is how many times their first size volumes grow to.
+const largest = 5
+
+// worker has objects of its own, all of one kind, asks for changes, and
+// remembers what it was promised.
+type worker struct {
+	kind
+	t       *testing.T
+	machine machine
+	staging string // a directory on the machine, with one called "staging"
+	enough  int    // how many volumes, and snapshots, it has at most
+	random  *rand.Rand
+	next    int
+
+	volumes   map[string]object // acknowledged, by name
+	snapshots map[string]object
+
+	deletedVolumes, deletedSnapshots []string // acknowledged, by ID
+
+	// pending is the request that was cut off: it may have had its effect or not.
+	pending func() error
+
+	acknowledged, cutOff map[string]int // how many requests, by what they ask for
+}
+
+type object struct {
+	id       string
+	capacity int64 // what was acknowledged
+	content.Tag
+}
+
+func newWorker(t *testing.T, m machine, of kind, staging string, enough int, seed uint64) *worker {
+	return &worker{
+		kind: of, t: t, machine: m, staging: staging, enough: enough,
+		random:  rand.New(rand.NewPCG(seed, seed)),
+		volumes: map[string]object{}, snapshots: map[string]object{},
+		acknowledged: map[string]int{}, cutOff: map[string]int{},
+	}
+}
+
+// work asks for one change after the other until the driver dies.
+func (w *worker) work() {
+	for {
+		what, request := w.choose()
+		if err := request(); err != nil {
+			if status.Code(err) != codes.Unavailable {
+				w.t.Errorf("%s: %s: %v", w.name, what, err)
+			}
+			w.pending = request
+			w.cutOff[what]++
+			return
+		}
+		w.acknowledged[what]++
+	}
+}
+
+// Whether the driver may die in the middle of a verification.
+const (
+	mayDie   = true
+	mustLive = false
+)
+
+// verify repeats what was cut off and checks everything that was promised, and
+// says whether it came to the end.
+func (w *worker) verify(dying bool) bool {
+	err := w.verifyAll()
+	if err != nil && (!dying || status.Code(err) != codes.Unavailable) {
+		w.t.Errorf("%s: %v", w.name, err)
+	}
+	return err == nil
+}
+
+func (w *worker) verifyAll() error {
+	if w.pending != nil {
+		if err := w.pending(); err != nil {
+			return fmt.Errorf("the repeat: %w", err)
+		}
+		w.pending = nil
+	}
+	for name, volume := range w.volumes {
+		if err := w.staged(volume.id, func(path string) error { return w.machine.check(volume.Tag, path) }); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		response, err := w.machine.controller().ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: volume.id})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if has := response.GetVolume().GetCapacityBytes(); has < volume.capacity {
+			return fmt.Errorf("%s has %d bytes, %d were acknowledged", name, has, volume.capacity)
+		}
+	}
+	for name, snapshot := range w.snapshots {
+		response, err := w.machine.controller().GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: snapshot.id})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if !response.GetSnapshot().GetReadyToUse() {
+			return fmt.Errorf("%s is not ready", name)
+		}
+	}
+	return w.verifyDeleted()
+}
+
+// verifyDeleted checks that what was acknowledged as deleted has not come back.
+func (w *worker) verifyDeleted() error {
+	for _, id := range w.deletedVolumes {
+		if _, err := w.machine.controller().ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: id}); status.Code(err) != codes.NotFound {
+			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
+		}
+	}
+	for _, id := range w.deletedSnapshots {
+		if _, err := w.machine.controller().GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: id}); status.Code(err) != codes.NotFound {
+			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// choose picks a change that makes sense now: a name for the statistics, and
+// the request, which can be repeated. What there is enough of is deleted.
+func (w *worker) choose() (string, func() error) {
+	volume, anyVolume := w.pick(w.volumes)
+	snapshot, anySnapshot := w.pick(w.snapshots)
+	room := len(w.volumes) < w.enough
+	switch n := w.random.IntN(10); {
+	case !anyVolume, n < 2 && room:
+		return "create", w.create(nil, content.Tag(w.random.Uint64()), true)
+	case n < 4 && len(w.snapshots) < w.enough:
+		return "snapshot", w.snapshot(w.volumes[volume])
+	case n < 5 && room:
+		return "clone", w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: w.volumes[volume].id},
+		}}, w.volumes[volume].Tag, false)
+	case n < 7 && anySnapshot && room:
+		return "restore", w.create(fromSnapshot(w.snapshots[snapshot]), w.snapshots[snapshot].Tag, false)
+	case n < 8 && w.volumes[volume].capacity < largest*w.size:
+		return "expand", w.expand(volume)
+	case n < 9 && anySnapshot:
+		return "delete snapshot", w.deleteSnapshot(snapshot)
+	default:
+		return "delete volume", w.deleteVolume(volume)
+	}
+}
+
+func fromSnapshot(snapshot object) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot.id},
+	}}
+}
+
+// pick returns the name of any one of the objects.
+func (w *worker) pick(objects map[string]object) (string, bool) {
+	if len(objects) == 0 {
+		return "", false
+	}
+	names := slices.Sorted(maps.Keys(objects))
+	return names[w.random.IntN(len(names))], true
+}
+
+func (w *worker) newName(kind string) string {
+	w.next++
+	return fmt.Sprintf("%s %s %d", w.name, kind, w.next)
+}
+
+// create asks for a volume; an empty one is filled before it counts.
+func (w *worker) create(source *csi.VolumeContentSource, filling content.Tag, fill bool) func() error {
+	name, capacity := w.newName("volume"), w.size
+	if source != nil {
+		capacity = 0 // the source's
+	}
+	return func() error {
+		response, err := w.machine.controller().CreateVolume(context.Background(), &csi.CreateVolumeRequest{
+			Name: name, Parameters: w.parameters, VolumeContentSource: source,
+			CapacityRange:      &csi.CapacityRange{RequiredBytes: capacity},
+			VolumeCapabilities: []*csi.VolumeCapability{w.how},
+		})
+		if err != nil {
+			return err
+		}
+		id := response.GetVolume().GetVolumeId()
+		if fill {
+			err = w.staged(id, func(path string) error { return w.machine.write(filling, path) })
+		}
+		if err == nil {
+			w.volumes[name] = object{id, response.GetVolume().GetCapacityBytes(), filling}
+		}
+		return err
+	}
+}
+
+// filesystem and block are how a volume is used.
+func filesystem(fsType string) *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType}},
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+	}
+}
+
+func block() *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+	}
+}
+
+// staged runs use while the volume is published, as a directory or as a device.
+// What a call that was cut off has left is undone first.
+func (w *worker) staged(id string, use func(path string) error) error {
+	staging, target := filepath.Join(w.staging, "staging"), filepath.Join(w.staging, "target")
+	undo := func() error {
+		_, err := w.machine.node().NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+		if err == nil {
+			_, err = w.machine.node().NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging})
+		}
+		return err
+	}
+	if err := undo(); err != nil {
+		return err
+	}
+	if _, err := w.machine.node().NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{
+		VolumeId: id, StagingTargetPath: staging, VolumeCapability: w.how,
+	}); err != nil {
+		return err
+	}
+	if _, err := w.machine.node().NodePublishVolume(context.Background(), &csi.NodePublishVolumeRequest{
+		VolumeId: id, StagingTargetPath: staging, TargetPath: target, VolumeCapability: w.how,
+	}); err != nil {
+		return err
+	}
+	return errors.Join(use(target), undo())
+}
+
+func (w *worker) snapshot(source object) func() error {
+	name := w.newName("snapshot")
+	return func() error {
+		response, err := w.machine.controller().CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source.id})
+		if err == nil {
+			w.snapshots[name] = object{response.GetSnapshot().GetSnapshotId(), response.GetSnapshot().GetSizeBytes(), source.Tag}
+		}
+		return err
+	}
+}
+
+func (w *worker) expand(name string) func() error {
+	grown := w.volumes[name]
+	grown.capacity += w.size
+	return func() error {
+		_, err := w.machine.controller().ControllerExpandVolume(context.Background(), &csi.ControllerExpandVolumeRequest{
+			VolumeId: grown.id, CapacityRange: &csi.CapacityRange{RequiredBytes: grown.capacity},
+		})
+		if err == nil {
+			w.volumes[name] = grown
+		}
+		return err
+	}
+}
+
+func (w *worker) deleteVolume(name string) func() error {
+	id := w.volumes[name].id
+	return func() error {
+		_, err := w.machine.controller().DeleteVolume(context.Background(), &csi.DeleteVolumeRequest{VolumeId: id})
+		if err == nil {
+			w.deletedVolumes = append(w.deletedVolumes, id)
+		}
+		delete(w.volumes, name) // it may be gone, acknowledged or not
+		return err
+	}
+}
+
+func (w *worker) deleteSnapshot(name string) func() error {
+	id := w.snapshots[name].id
+	return func() error {
+		_, err := w.machine.controller().DeleteSnapshot(context.Background(), &csi.DeleteSnapshotRequest{SnapshotId: id})
+		if err == nil {
+			w.deletedSnapshots = append(w.deletedSnapshots, id)
+		}
+		delete(w.snapshots, name)
+		return err
+	}
+}
+
+func (w *worker) deleteAll() {
+	w.verify(mustLive)
+	for name := range w.snapshots {
+		// Restored once more, to see that it is whole.
+		snapshot := w.snapshots[name]
+		if err := w.create(fromSnapshot(snapshot), snapshot.Tag, false)(); err != nil {
+			w.t.Errorf("%s: restore: %v", name, err)
+		}
+		if err := w.deleteSnapshot(name)(); err != nil {
+			w.t.Errorf("%s: delete: %v", name, err)
+		}
+	}
+	w.verify(mustLive)
+	for name := range w.volumes {
+		if err := w.deleteVolume(name)(); err != nil {
+			w.t.Errorf("%s: delete: %v", name, err)
+		}
+	}
+}
