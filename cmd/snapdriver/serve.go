@@ -16,6 +16,7 @@ import (
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
 	"github.com/snapdriver/snapdriver/pkg/backend/lvm"
 	"github.com/snapdriver/snapdriver/pkg/driver"
+	"github.com/snapdriver/snapdriver/pkg/driver/faults"
 	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
 	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
 )
@@ -27,6 +28,7 @@ type serveOptions struct {
 	root        string
 	freezeLimit time.Duration
 	lvm         lvm.Options
+	faults      bool
 }
 
 const defaultEndpoint = "unix:///run/snapdriver/csi.sock"
@@ -62,6 +64,8 @@ Without a subcommand it serves. Try "snapdriver demo" first: it needs no cluster
 		"let the kubelet of a volume's node grow it, not the one csi-resizer of a cluster with several nodes")
 	flags.Int64Var(&o.driver.MaxVolumesPerNode, "max-volumes-per-node", 0, "how many volumes the scheduler may put on this node; 0 means no limit")
 	flags.StringVar(&o.driver.MetricsAddress, "metrics-address", "", "`host:port` to serve Prometheus metrics on, at /metrics; empty means nowhere")
+	flags.BoolVar(&o.faults, "enable-faults", false,
+		"let classes ask for faults by the parameter fault, to test operators and backup tools; not for data that matter (docs/faults.md)")
 	logFlags := flag.NewFlagSet("log", flag.ContinueOnError)
 	klog.InitFlags(logFlags)
 	for _, name := range []string{"v", "vmodule"} {
@@ -75,6 +79,9 @@ func serve(ctx context.Context, o serveOptions) error {
 	o.driver.Version = version
 	if o.backend == "hostpath" {
 		o.driver.PrivateDir = o.root
+	}
+	if o.faults {
+		o.driver.Faults = faults.New(crash)
 	}
 	o.driver.Open = func(ctx context.Context) (*snapshotcore.Core, error) {
 		b, err := o.openBackend()
@@ -93,6 +100,12 @@ func serve(ctx context.Context, o serveOptions) error {
 	}
 	defer klog.Flush()
 	return server.Run(ctx)
+}
+
+// crash ends the process without any clean-up. Only the log is written out.
+func crash() {
+	klog.Flush()
+	os.Exit(1)
 }
 
 func (o serveOptions) openBackend() (backend.Backend, error) {

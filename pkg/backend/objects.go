@@ -73,6 +73,11 @@ type SnapshotSpec struct {
 
 	// Parameters are the VolumeSnapshotClass parameters meant for the backend.
 	Parameters map[string]string `json:"parameters,omitempty"`
+
+	// ReadyAfter is how long after its cut the snapshot is to count as not
+	// ready to use: zero, but for tests of those who have to wait then. The
+	// backend keeps it and does nothing else about it.
+	ReadyAfter time.Duration `json:"readyAfter,omitzero"`
 }
 
 // Snapshot is a committed snapshot.
@@ -88,4 +93,10 @@ type Snapshot struct {
 
 	// CreatedAt is the moment of the cut. It never changes.
 	CreatedAt time.Time `json:"createdAt"`
+}
+
+// ReadyIn is how long it will still take until the snapshot can be used; not
+// positive: it can be.
+func (s Snapshot) ReadyIn(now time.Time) time.Duration {
+	return s.CreatedAt.Add(s.ReadyAfter).Sub(now)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/snapdriver/snapdriver/pkg/driver/faults"
 	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
 )
 
@@ -43,6 +44,9 @@ type Config struct {
 	// MetricsAddress is where /metrics and /healthz are served over HTTP, as
 	// "host:port"; empty: nowhere.
 	MetricsAddress string
+
+	// Faults lets classes ask for faults; nil: such classes are refused.
+	Faults *faults.Injector
 
 	// PrivateDir is the backend's own directory, an absolute path. A caller's
 	// path that overlaps it is refused. Empty: there is none.

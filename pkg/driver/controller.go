@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/driver/faults"
 )
 
 // controller is the CSI Controller service.
@@ -49,6 +50,7 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 		return nil, err
 	}
 	request.Elsewhere = !c.topology.admits(r.GetAccessibilityRequirements())
+	request.Around = faults.Around(ctx)
 	volume, err := c.core().CreateVolume(ctx, request)
 	if err != nil {
 		return nil, err

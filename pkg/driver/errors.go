@@ -38,7 +38,7 @@ func statusOf(err error) error {
 		return nil
 	}
 	if _, is := status.FromError(err); is {
-		return err // UNIMPLEMENTED, from the generated code
+		return err // UNIMPLEMENTED, from the generated code; or a fault
 	}
 	for _, row := range codeOf {
 		if errors.Is(err, row.class) {

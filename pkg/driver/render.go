@@ -2,6 +2,7 @@ package driver
 
 import (
 	"slices"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -34,14 +35,15 @@ func contentSource(source backend.Source) *csi.VolumeContentSource {
 }
 
 // snapshot renders a snapshot, for every RPC that returns one. A snapshot that
-// is committed is ready: nothing is left to do after the cut.
+// is committed is ready, for nothing is left to do after the cut; unless it was
+// made to seem otherwise for a time.
 func (t topology) snapshot(s backend.Snapshot) *csi.Snapshot {
 	return &csi.Snapshot{
 		SnapshotId:         s.ID.String(),
 		SourceVolumeId:     s.Source.String(),
 		SizeBytes:          s.Size,
 		CreationTime:       timestamppb.New(s.CreatedAt),
-		ReadyToUse:         true,
+		ReadyToUse:         s.ReadyIn(time.Now()) <= 0,
 		AccessibleTopology: []*csi.Topology{t.accessible()},
 	}
 }

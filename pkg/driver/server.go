@@ -53,7 +53,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("listen: %w", err)
 	}
 	rpc := grpc.NewServer(grpc.WaitForHandlers(true), grpc.ChainUnaryInterceptor(
-		s.metrics.measure, logCalls, mapErrors, recoverPanics, s.waitForCore, checkLimits))
+		s.metrics.measure, logCalls, mapErrors, recoverPanics, s.waitForCore, checkLimits, s.config.Faults.Intercept))
 	csi.RegisterIdentityServer(rpc, &identity{Server: s})
 	csi.RegisterControllerServer(rpc, &controller{Server: s})
 	csi.RegisterNodeServer(rpc, &node{Server: s})

@@ -7,6 +7,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/driver/faults"
 	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
 )
 
@@ -16,6 +17,7 @@ func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRe
 		return nil, err
 	}
 	request.Elsewhere = !c.topology.admits(r.GetAccessibilityRequirements())
+	request.Around, request.ReadyAfter = faults.Around(ctx), faults.ReadyAfter(ctx)
 	snapshot, err := c.core().CreateSnapshot(ctx, request)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ const reportEvery = 5 * time.Second
 type operation struct {
 	id       string
 	request  any // what was asked for, to tell a repeat from another request
+	around   Around
 	locks    []lock
 	started  time.Time
 	progress backend.Progress
@@ -29,6 +30,12 @@ type operation struct {
 	result any
 	err    error
 }
+
+// Around stands around the work of a creation, unless it is nil: it may wait or
+// fail before it calls work, and may not fail after work has succeeded. ctx ends
+// when the driver stops. It is for tests of those who call the driver. A request
+// that joins a running creation does not bring its own.
+type Around func(ctx context.Context, work func() error) error
 
 // start registers an operation and runs work on it in the background, under
 // the operation's locks. When work has returned, commit is called with its
@@ -47,7 +54,7 @@ func (c *Core) start(op *operation, work func(context.Context, *backend.Progress
 	go func() {
 		defer c.running.Done()
 		go op.report()
-		op.result, op.err = guarded(c.ctx, &op.progress, work)
+		op.result, op.err = guarded(c.ctx, op, work)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if op.err == nil {
@@ -62,14 +69,21 @@ func (c *Core) start(op *operation, work func(context.Context, *backend.Progress
 
 // guarded runs work; a panic in it becomes an error, for no request may end
 // the process, and this goroutine has no interceptor above it.
-func guarded(ctx context.Context, progress *backend.Progress, work func(context.Context, *backend.Progress) (any, error)) (result any, err error) {
+func guarded(ctx context.Context, op *operation, work func(context.Context, *backend.Progress) (any, error)) (result any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			klog.ErrorS(nil, "Panic in a detached operation", "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	return work(ctx, progress)
+	if op.around == nil {
+		return work(ctx, &op.progress)
+	}
+	err = op.around(ctx, func() (err error) {
+		result, err = work(ctx, &op.progress)
+		return err
+	})
+	return result, err
 }
 
 // report logs the progress of an operation that takes long, and its end.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
@@ -14,8 +15,12 @@ type SnapshotRequest struct {
 	Source     backend.VolumeID
 	Parameters map[string]string
 
+	// ReadyAfter is how long after its cut it is to count as not ready to use.
+	ReadyAfter time.Duration
+
 	// Elsewhere says that the snapshot may not lie on this node.
 	Elsewhere bool
+	Around    Around
 }
 
 // CreateSnapshot cuts a snapshot, or returns the one that the same request has
@@ -50,11 +55,11 @@ func (c *Core) joinOrStartSnapshot(id backend.SnapshotID, r SnapshotRequest) (*o
 	if r.Elsewhere {
 		return nil, fmt.Errorf("accessibility_requirements: none of the topologies is this node, and a snapshot lies where its volume does: %w", backend.ErrExhausted)
 	}
-	op := &operation{id: id.String(), request: r, locks: []lock{exclusive(id.String()), shared(r.Source.String())}}
+	op := &operation{id: id.String(), request: r, around: r.Around, locks: []lock{exclusive(id.String()), shared(r.Source.String())}}
 	if _, exists := c.volumes.byID[r.Source]; !exists {
 		return nil, fmt.Errorf("source_volume_id: %w", c.absentOrBusy(r.Source))
 	}
-	spec := backend.SnapshotSpec{ID: id, Name: r.Name, Source: r.Source, Parameters: r.Parameters}
+	spec := backend.SnapshotSpec{ID: id, Name: r.Name, Source: r.Source, Parameters: r.Parameters, ReadyAfter: r.ReadyAfter}
 	create := func(ctx context.Context, progress *backend.Progress) (any, error) {
 		return c.backend.CreateSnapshot(ctx, spec, progress)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -24,6 +25,7 @@ type VolumeRequest struct {
 
 	// Elsewhere says that the volume may not lie on this node.
 	Elsewhere bool
+	Around    Around
 }
 
 // CreateVolume creates a volume, or returns the one that the same request has
@@ -76,7 +78,7 @@ func (c *Core) joinOrStartVolume(id backend.VolumeID, r VolumeRequest, limits ba
 		return nil, err
 	}
 	spec := backend.VolumeSpec{ID: id, Name: r.Name, Profile: r.Profile, AccessModes: r.AccessModes, Capacity: size, Source: r.Source}
-	op := &operation{id: id.String(), request: r, locks: append(sourceLocks, exclusive(id.String()))}
+	op := &operation{id: id.String(), request: r, around: r.Around, locks: append(sourceLocks, exclusive(id.String()))}
 	create := func(ctx context.Context, progress *backend.Progress) (any, error) {
 		return c.backend.CreateVolume(ctx, spec, progress)
 	}
@@ -92,6 +94,9 @@ func (c *Core) resolveSource(r VolumeRequest) (locks []lock, size int64, err err
 		snapshot, exists := c.snapshots.byID[source.Snapshot]
 		if !exists {
 			return nil, 0, absentSource(c.absentOrBusy(source.Snapshot))
+		}
+		if left := snapshot.ReadyIn(time.Now()); left > 0 {
+			return nil, 0, fmt.Errorf("volume_content_source: %s will not be ready to use for another %s; wait for its ready_to_use: %w", source.Snapshot, left.Round(time.Millisecond), backend.ErrPrecondition)
 		}
 		locks, size, mode = []lock{shared(source.Snapshot.String())}, snapshot.Size, snapshot.Mode
 	case !source.Volume.IsZero():

@@ -182,14 +182,18 @@ func (f *fixture) write(id backend.VolumeID, content string) {
 
 func (f *fixture) createSnapshot(name string, source backend.VolumeID, parameters map[string]string) backend.SnapshotID {
 	f.Helper()
-	spec := f.snapshotSpec(name, source, parameters)
+	return f.createSnapshotOf(f.snapshotSpec(name, source, parameters))
+}
+
+func (f *fixture) createSnapshotOf(spec backend.SnapshotSpec) backend.SnapshotID {
+	f.Helper()
 	snapshot, err := f.backend.CreateSnapshot(f.ctx, spec, new(backend.Progress))
 	if err != nil {
-		f.Fatalf("CreateSnapshot %q: %v", name, err)
+		f.Fatalf("CreateSnapshot %q: %v", spec.Name, err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	volume := f.volumes[source].Volume
+	volume := f.volumes[spec.Source].Volume
 	want := backend.Snapshot{SnapshotSpec: spec, Mode: volume.Mode, Size: volume.Capacity, CreatedAt: snapshot.CreatedAt}
 	if diff := cmp.Diff(want, snapshot, compareIDs); diff != "" || snapshot.CreatedAt.IsZero() {
 		f.Errorf("CreateSnapshot made something else, cut at %v (-expected +made):\n%s", snapshot.CreatedAt, diff)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
@@ -15,6 +16,9 @@ import (
 func testReopen(f *fixture) {
 	id := f.createVolume("a volume", "content")
 	f.createSnapshot("a snapshot", id, f.SnapshotParameters[0])
+	unready := f.snapshotSpec("one that is not ready yet", id, f.SnapshotParameters[0])
+	unready.ReadyAfter = time.Minute + time.Nanosecond
+	f.createSnapshotOf(unready)
 	f.reopen()
 	f.checkContents()
 }

@@ -21,6 +21,7 @@
 //	                   UUID of the filesystem that it, or that, is to get; one
 //	                   tag each
 //	sd.grow            bytes that it has at least, once it is whole
+//	sd.ready-after     how long a snapshot counts as not ready, as 1m0s
 //
 // The size of the logical volume is the capacity. All of them have the flag
 // that keeps a boot from activating them.

@@ -40,7 +40,7 @@ func (o object) volume() backend.Volume {
 func (o object) snapshot() backend.Snapshot {
 	id, _ := backend.ParseSnapshotID(o.id) // read has looked at it
 	return backend.Snapshot{
-		SnapshotSpec: backend.SnapshotSpec{ID: id, Name: o.name, Source: o.source.Volume},
+		SnapshotSpec: backend.SnapshotSpec{ID: id, Name: o.name, Source: o.source.Volume, ReadyAfter: o.readyAfter},
 		Mode:         o.mode,
 		Size:         o.size,
 		CreatedAt:    o.created,
@@ -64,7 +64,7 @@ func (o object) promise() int64 {
 // different times perhaps.
 func (r record) sameRequest(other record) bool {
 	return r.kind == other.kind && r.name == other.name && r.mode == other.mode && r.fsType == other.fsType && r.askedFS == other.askedFS &&
-		slices.Equal(r.access, other.access) && r.source == other.source && r.grow == other.grow
+		slices.Equal(r.access, other.access) && r.source == other.source && r.grow == other.grow && r.readyAfter == other.readyAfter
 }
 
 // row is what lvm reports of one logical volume.

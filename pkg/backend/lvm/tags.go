@@ -28,6 +28,7 @@ const (
 	tagSource  = "sd.source"
 	tagNew     = "sd.new"
 	tagGrow    = "sd.grow"
+	tagReady   = "sd.ready-after"
 
 	ourTags      = "sd."
 	version      = "1"
@@ -63,6 +64,9 @@ type record struct {
 
 	// grow is the size in bytes that the volume has at least, once it is whole.
 	grow int64
+
+	// readyAfter is a snapshot's backend.SnapshotSpec.ReadyAfter.
+	readyAfter time.Duration
 }
 
 // errVersion says that another version of this program wrote the tags.
@@ -92,6 +96,9 @@ func (r record) tags() []string {
 	tags = append(tags, r.newTags()...)
 	if r.grow != 0 {
 		tags = append(tags, tag(tagGrow, strconv.FormatInt(r.grow, 10)))
+	}
+	if r.readyAfter != 0 {
+		tags = append(tags, tag(tagReady, r.readyAfter.String()))
 	}
 	return tags
 }
@@ -150,6 +157,7 @@ func parseTags(tags []string) (record, error) {
 		source:      p.source(),
 		unformatted: p.uuids(tagNew),
 		grow:        p.size(tagGrow),
+		readyAfter:  p.duration(tagReady),
 	}
 	asked := p.optional(tagAskedFS)
 	r.askedFS = asked != ""
@@ -175,6 +183,8 @@ func (r record) check(askedFS string) error {
 		return fmt.Errorf("tag %s: %q is not the filesystem %q", tagAskedFS, askedFS, r.fsType)
 	case r.kind == kindSnapshot && (r.source.Volume.IsZero() || r.askedFS || len(r.access) > 0 || r.grow != 0):
 		return errors.New("tags: not those of a snapshot")
+	case r.kind == kindVolume && r.readyAfter != 0:
+		return fmt.Errorf("tag %s is for snapshots", tagReady)
 	}
 	return nil
 }
@@ -288,6 +298,18 @@ func (p *tagParser) size(key string) int64 {
 		p.fail(key, "%q is no size in bytes", text)
 	}
 	return size
+}
+
+func (p *tagParser) duration(key string) time.Duration {
+	text := p.optional(key)
+	if text == "" {
+		return 0
+	}
+	duration, err := time.ParseDuration(text)
+	if err != nil || duration <= 0 || duration.String() != text {
+		p.fail(key, "%q is no duration", text)
+	}
+	return duration
 }
 
 // end complains about tags of ours that nobody asked for.

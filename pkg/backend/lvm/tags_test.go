@@ -38,6 +38,9 @@ var records = map[string]record{
 	"snapshot": {
 		kind: kindSnapshot, name: "s", created: someTime, mode: backend.Filesystem, fsType: "btrfs", source: backend.Source{Volume: someVolume},
 	},
+	"unready": {
+		kind: kindSnapshot, name: "u", created: someTime, mode: backend.Block, source: backend.Source{Volume: someVolume}, readyAfter: time.Minute + 1,
+	},
 }
 
 var compareRecords = cmp.Options{cmp.AllowUnexported(record{}), cmpopts.EquateComparable(backend.Source{})}
@@ -109,6 +112,9 @@ func TestTagsThatAreRefused(t *testing.T) {
 		{"snapshot", "sd.source", none, "snapshot"},
 		{"snapshot", "sd.source", "sd.source=" + someSnapshot.String(), "snapshot"},
 		{"snapshot", "sd.name", "sd.grow=1", "sd.name"},
+		{"unready", "sd.ready-after", "sd.ready-after=60s", "sd.ready-after"},
+		{"unready", "sd.ready-after", "sd.ready-after=-1m0s", "sd.ready-after"},
+		{"block", "sd.source", "sd.ready-after=1m0s", "for snapshots"},
 	} {
 		var tags []string
 		for _, tag := range records[test.of].tags() {

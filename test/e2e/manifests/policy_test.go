@@ -274,6 +274,30 @@ func TestDriverKnowsItsFlags(t *testing.T) {
 	}
 }
 
+// TestManifestsInDocs: Kubernetes knows all fields of the manifests that the
+// docs show.
+func TestManifestsInDocs(t *testing.T) {
+	docs, err := filepath.Glob(repository + "/docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+	found := 0
+	for _, path := range docs {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range block.FindAllSubmatch(text, -1) {
+			decode(t, match[1])
+			found++
+		}
+	}
+	if found == 0 {
+		t.Error("no manifest was found: is this test looking where it should?")
+	}
+}
+
 // TestExamples: each is in the list, and Kubernetes knows all of its fields.
 func TestExamples(t *testing.T) {
 	list, err := os.ReadFile(repository + "/examples/README.md")
