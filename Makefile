@@ -13,6 +13,10 @@ E2E := cd test/e2e && $(GO)
 # Pinned; built from source into .cache, for it must know our Go version.
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 
+# Which benchmarks "make bench" runs, and where its tables and figures go.
+BENCH     ?= .
+BENCH_OUT ?= $(BIN)/bench
+
 # One package after the other (-p 1): the demo has a mount namespace of its own,
 # which for its time also holds the mounts that the tests of another package
 # have made and want to take away. No results of earlier runs (-count=1): some
@@ -73,8 +77,9 @@ sanity: setup ## Run csi-sanity only, and count what it skips
 	$(GO) test -v -count=1 -timeout 30m ./test/sanity
 
 .PHONY: bench
-bench: setup ## Compare with the floors: cp --reflink, tar, FICLONE (root)
-	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 60m ./test/bench
+bench: setup build ## Compare with the floors: cp --reflink, tar, FICLONE (root); BENCH=Scale for one, BENCH_OUT=docs/performance
+	SNAPDRIVER_BINARY=$(CURDIR)/$(BIN)/snapdriver $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 5x -timeout 60m ./test/bench | tee $(BIN)/bench.txt
+	$(GO) run ./test/bench/report -out $(BENCH_OUT) <$(BIN)/bench.txt
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters, the import rule among them

@@ -1,8 +1,10 @@
 package bench
 
 import (
-	"context"
+	"fmt"
+	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -11,100 +13,171 @@ import (
 	"github.com/snapdriver/snapdriver/internal/testenv"
 )
 
-// client is a running driver whose root lies on a filesystem of its own.
+// client is a running driver whose root lies on a filesystem of its own, and
+// its RPCs. One that fails ends the benchmark, or, called from another
+// goroutine, that goroutine, and the benchmark has failed.
 type client struct {
 	*testdriver.Driver
 	b       testing.TB
 	dir     string // where the filesystem is mounted
-	staging string
+	targets string // where volumes are staged and published
+	layout  string // of new volumes: directory, image, block
+	names   atomic.Int64
 }
 
-func newClient(b testing.TB, filesystem string) *client {
+func newClient(b testing.TB, filesystem, layout string, flags ...string) *client {
 	b.Helper()
-	dir := testenv.Filesystem(b, filesystem, 24*gib)
-	c := &client{Driver: testdriver.New(b, filepath.Join(dir, "root")), b: b, dir: dir, staging: mustMkdir(b, testenv.TempDir(b), "staging")}
+	dir := newFilesystem(b, filesystem)
+	c := &client{
+		Driver: testdriver.New(b, filepath.Join(dir, "root")), b: b, dir: dir, targets: testenv.TempDir(b), layout: layout,
+	}
+	c.Flags = flags
 	c.Start()
 	b.Cleanup(c.Stop)
 	return c
 }
 
-func capability(block bool) *csi.VolumeCapability {
-	c := &csi.VolumeCapability{
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+// newFilesystem makes a filesystem in a file or, with SNAPDRIVER_BENCH_DIR, takes
+// a directory of the one that is mounted there under the name of its kind.
+func newFilesystem(b testing.TB, kind string) string {
+	b.Helper()
+	mounted := os.Getenv("SNAPDRIVER_BENCH_DIR")
+	if mounted == "" {
+		return testenv.Filesystem(b, kind, 40*gib)
 	}
-	if block {
-		c.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
-	} else {
-		c.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}}
+	dir, err := os.MkdirTemp(filepath.Join(mounted, kind), "bench")
+	if err != nil {
+		b.Fatal(err)
 	}
-	return c
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
-func (c *client) createVolume(request *csi.CreateVolumeRequest) string {
-	c.b.Helper()
-	if len(request.VolumeCapabilities) == 0 {
-		request.VolumeCapabilities = []*csi.VolumeCapability{capability(false)}
-	}
-	response, err := c.Controller.CreateVolume(context.Background(), request)
+// name returns one that no other call returns.
+func (c *client) name() string { return fmt.Sprint("object-", c.names.Add(1)) }
+
+func (c *client) check(err error) {
 	if err != nil {
+		c.b.Helper()
 		c.b.Fatal(err)
 	}
+}
+
+func (c *client) capability() *csi.VolumeCapability {
+	capability := &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+	}
+	if c.layout == "block" {
+		capability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+	}
+	return capability
+}
+
+// createVolume makes a volume of 1 GiB from a source, nil for an empty one.
+func (c *client) createVolume(source *csi.VolumeContentSource) (id string) {
+	c.b.Helper()
+	request := &csi.CreateVolumeRequest{
+		Name: c.name(), VolumeContentSource: source, VolumeCapabilities: []*csi.VolumeCapability{c.capability()},
+		CapacityRange: &csi.CapacityRange{RequiredBytes: gib},
+	}
+	if c.layout == "image" {
+		request.Parameters = map[string]string{"layout": "image"}
+	}
+	response, err := c.Controller.CreateVolume(c.b.Context(), request)
+	c.check(err)
 	return response.GetVolume().GetVolumeId()
 }
 
-func (c *client) restore(name, snapshot string) string {
-	c.b.Helper()
-	return c.createVolume(&csi.CreateVolumeRequest{Name: name, VolumeContentSource: &csi.VolumeContentSource{
-		Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot}},
-	}})
+func ofSnapshot(id string) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: id},
+	}}
 }
 
-func (c *client) createSnapshot(name, volume string) string {
+func ofVolume(id string) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id},
+	}}
+}
+
+func (c *client) expandVolume(id string, size int64) {
 	c.b.Helper()
-	response, err := c.Controller.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: volume})
-	if err != nil {
-		c.b.Fatal(err)
-	}
-	return response.GetSnapshot().GetSnapshotId()
+	_, err := c.Controller.ControllerExpandVolume(c.b.Context(), &csi.ControllerExpandVolumeRequest{
+		VolumeId: id, CapacityRange: &csi.CapacityRange{RequiredBytes: size},
+	})
+	c.check(err)
 }
 
 func (c *client) deleteVolume(id string) {
 	c.b.Helper()
-	if _, err := c.Controller.DeleteVolume(context.Background(), &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
-		c.b.Fatal(err)
+	_, err := c.Controller.DeleteVolume(c.b.Context(), &csi.DeleteVolumeRequest{VolumeId: id})
+	c.check(err)
+}
+
+// createSnapshot makes a snapshot; empty format: the default.
+func (c *client) createSnapshot(volume, format string) (id string) {
+	c.b.Helper()
+	request := &csi.CreateSnapshotRequest{Name: c.name(), SourceVolumeId: volume}
+	if format != "" {
+		request.Parameters = map[string]string{"format": format}
 	}
+	response, err := c.Controller.CreateSnapshot(c.b.Context(), request)
+	c.check(err)
+	return response.GetSnapshot().GetSnapshotId()
 }
 
 func (c *client) deleteSnapshot(id string) {
 	c.b.Helper()
-	if _, err := c.Controller.DeleteSnapshot(context.Background(), &csi.DeleteSnapshotRequest{SnapshotId: id}); err != nil {
-		c.b.Fatal(err)
+	_, err := c.Controller.DeleteSnapshot(c.b.Context(), &csi.DeleteSnapshotRequest{SnapshotId: id})
+	c.check(err)
+}
+
+// list lists all snapshots, in pages, and returns how many there are.
+func (c *client) list(page int32) (n int) {
+	c.b.Helper()
+	for token := ""; ; {
+		response, err := c.Controller.ListSnapshots(c.b.Context(), &csi.ListSnapshotsRequest{MaxEntries: page, StartingToken: token})
+		c.check(err)
+		n += len(response.GetEntries())
+		if token = response.GetNextToken(); token == "" {
+			return n
+		}
 	}
 }
 
-// stage mounts a volume at c.staging.
-func (c *client) stage(id string, block bool) {
+// publish stages and publishes a volume and returns where: a directory or a
+// device. As with a kubelet, the volume's directories are there before.
+func (c *client) publish(id string) (target string) {
 	c.b.Helper()
-	if _, err := c.Node.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{
-		VolumeId: id, StagingTargetPath: c.staging, VolumeCapability: capability(block),
-	}); err != nil {
-		c.b.Fatal(err)
-	}
+	staging, target := c.staging(id), c.target(id)
+	_, err := c.Node.NodeStageVolume(c.b.Context(), &csi.NodeStageVolumeRequest{
+		VolumeId: id, StagingTargetPath: staging, VolumeCapability: c.capability(),
+	})
+	c.check(err)
+	_, err = c.Node.NodePublishVolume(c.b.Context(), &csi.NodePublishVolumeRequest{
+		VolumeId: id, StagingTargetPath: staging, TargetPath: target, VolumeCapability: c.capability(),
+	})
+	c.check(err)
+	return target
 }
 
-func (c *client) unstage(id string) {
+func (c *client) unpublish(id string) {
 	c.b.Helper()
-	if _, err := c.Node.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: c.staging}); err != nil {
-		c.b.Fatal(err)
-	}
+	_, err := c.Node.NodeUnpublishVolume(c.b.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: c.target(id)})
+	c.check(err)
+	_, err = c.Node.NodeUnstageVolume(c.b.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: c.staging(id)})
+	c.check(err)
 }
 
-// filled returns a directory volume that holds a tree, and where it lies.
-func (c *client) filled(t tree) (id, data string) {
-	c.b.Helper()
-	id = c.createVolume(&csi.CreateVolumeRequest{Name: t.name})
-	c.stage(id, false)
-	t.fill(c.b, c.staging)
-	c.unstage(id)
-	return id, filepath.Join(c.Root, "volumes", id, "data")
+func (c *client) staging(id string) string { return mustMkdir(c.b, c.targets, id, "staging") }
+func (c *client) target(id string) string  { return filepath.Join(c.targets, id, "target") }
+
+// data is where the driver keeps what a volume holds.
+func (c *client) data(volume string) string {
+	name := "image"
+	if c.layout == "directory" {
+		name = "data"
+	}
+	return filepath.Join(c.Root, "volumes", volume, name)
 }

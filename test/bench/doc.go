@@ -1,10 +1,20 @@
-// Package bench compares the driver with the floor: with what the machine
+// Package bench compares the driver with the floors: with what the machine
 // needs at least for the same effect, measured in the same run, in turn with
 // it, since machines are shared and noisy. What is measured is the whole RPC
 // through the socket of the built driver, until the effect is durable.
 //
-// Every benchmark reports the medians of both in milliseconds, their ratio
-// (x-floor), the ratio to the floor with the sync that makes it durable as well
-// (x-synced-floor), and some the new bytes on disk in percent of the data. Run
-// them with "make bench"; docs/performance.md explains the figures.
+// Every benchmark reports medians:
+//
+//	ms            the driver's time
+//	FLOOR-ms      the time of a floor, as the tool leaves it, mostly not durable
+//	x-FLOOR       the driver's time by that of the floor
+//	x-FLOOR+sync  the driver's time by that of the floor and of the sync that
+//	              makes it durable too
+//	cpu-ms        processor time that the driver took, without the kernel's threads
+//	peak-MiB      the largest resident memory that the driver had meanwhile
+//	new-MiB       how much less of the filesystem is free afterwards
+//
+// The names are pairs of keys and values, as benchstat knows them. "make bench"
+// runs them all and makes tables and figures of them (test/bench/report);
+// docs/performance.md explains the figures.
 package bench

@@ -10,42 +10,87 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// compare runs what the driver does and the floor in turn, b.N times each, and
-// reports. Each is a function that prepares one run and returns the part to be
-// measured. The filesystem is synced before each, so that neither pays for the
-// other's writes. What the driver does is durable when it ends; the floor is
-// reported as it is and with the sync that makes it durable too.
-func compare(b *testing.B, dir string, ours, floor func(round int) func()) {
+// contender is one way to an effect. prepare readies one run of it: it returns
+// what is measured, and what takes the effect away again, if anything does.
+type contender struct {
+	name    string
+	prepare func() (run, undo func())
+
+	// durable says that the effect survives a power cut when run returns. The
+	// time of the others is reported without and with a sync.
+	durable bool
+}
+
+// compare runs what the driver does and the floors in turn, b.N times each, and
+// reports. Before each run the filesystem is synced, so that nobody pays for
+// what others have written.
+func compare(b *testing.B, c *client, ours func() (run, undo func()), floors ...contender) {
 	b.Helper()
-	var oursTook, floorTook, syncedTook []time.Duration
-	for round := range b.N {
-		oursTook = append(oursTook, timed(b, dir, ours(round)))
-		took := timed(b, dir, floor(round))
-		begun := time.Now()
-		syncFilesystem(b, dir)
-		floorTook, syncedTook = append(floorTook, took), append(syncedTook, took+time.Since(begun))
+	defer func(outer testing.TB) { c.b = outer }(c.b)
+	c.b = b
+	var own runs
+	took, synced := make([][]float64, len(floors)), make([][]float64, len(floors))
+	for range b.N {
+		own.add(c, ours)
+		for i, floor := range floors {
+			run, undo := floor.prepare()
+			c.settle()
+			begun := time.Now()
+			run()
+			took[i] = append(took[i], since(begun))
+			syncFilesystem(b, c.dir)
+			synced[i] = append(synced[i], since(begun))
+			do(undo)
+		}
 	}
-	report(b, median(oursTook), "ms")
-	report(b, median(floorTook), "floor-ms")
-	b.ReportMetric(float64(median(oursTook))/float64(median(floorTook)), "x-floor")
-	b.ReportMetric(float64(median(oursTook))/float64(median(syncedTook)), "x-synced-floor")
-	b.ReportMetric(0, "ns/op") // of no meaning here: both, and the preparations
+	own.report(b)
+	for i, floor := range floors {
+		b.ReportMetric(median(took[i]), floor.name+"-ms")
+		b.ReportMetric(median(own.took)/median(took[i]), "x-"+floor.name)
+		if !floor.durable {
+			b.ReportMetric(median(own.took)/median(synced[i]), "x-"+floor.name+"+sync")
+		}
+	}
 }
 
-func timed(b *testing.B, dir string, run func()) time.Duration {
-	b.Helper()
-	syncFilesystem(b, dir)
-	begun := time.Now()
+// runs are the figures of the runs of one thing that the driver does.
+type runs struct{ took, cpu, peak, written []float64 }
+
+// add makes one run.
+func (r *runs) add(c *client, prepare func() (run, undo func())) {
+	run, undo := prepare()
+	c.settle()
+	used := usedBytes(c.b, c.dir)
+	c.resetPeak()
+	cpu, begun := c.cpu(), time.Now()
 	run()
-	return time.Since(begun)
+	r.took = append(r.took, since(begun))
+	r.cpu = append(r.cpu, milliseconds(c.cpu()-cpu))
+	r.peak = append(r.peak, c.peakMiB())
+	r.written = append(r.written, float64(usedBytes(c.b, c.dir)-used)/mib)
+	do(undo)
 }
 
-func report(b *testing.B, took time.Duration, unit string) {
-	b.ReportMetric(float64(took)/float64(time.Millisecond), unit)
+func (r *runs) report(b *testing.B) {
+	b.ReportMetric(median(r.took), "ms")
+	b.ReportMetric(median(r.cpu), "cpu-ms")
+	b.ReportMetric(median(r.peak), "peak-MiB")
+	b.ReportMetric(median(r.written), "new-MiB")
+	b.ReportMetric(0, "ns/op") // of no meaning here: all of it, and the preparations
 }
 
-func median(took []time.Duration) time.Duration {
-	sorted := slices.Sorted(slices.Values(took))
+func do(f func()) {
+	if f != nil {
+		f()
+	}
+}
+
+func since(begun time.Time) float64 { return milliseconds(time.Since(begun)) }
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]
 }
 

@@ -49,6 +49,7 @@ type Backend struct {
 	loops       loops
 	step        backend.StepFunc
 	freezeLimit time.Duration
+	freezes     freezes
 	background  sync.WaitGroup
 	closing     atomic.Bool  // what is in the background is to end
 	growing     atomic.Int32 // volumes whose image, record and device may differ

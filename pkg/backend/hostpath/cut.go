@@ -73,7 +73,7 @@ func (b *Backend) cut(ctx context.Context, id backend.VolumeID, of layout, dst *
 		return time.Time{}, os.NewSyscallError("syncfs", err)
 	}
 	b.step.At("freeze")
-	err = whileFrozen(ctx, mount, b.freezeLimit, take)
+	err = b.freezes.whileFrozen(ctx, mount, b.freezeLimit, take)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		err = b.explainLimit(src)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/loop"
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // The ioctls of linux/fs.h, which package unix does not have: _IOWR('X', 119, int) and 120.
@@ -20,6 +21,33 @@ const (
 	fifreeze = 0xc0045877
 	fithaw   = 0xc0045878
 )
+
+// freezes counts how often filesystems were frozen, and for how long: from when
+// the kernel was asked to, which is when writers begin to wait, until it had
+// thawed them.
+type freezes struct {
+	mu             sync.Mutex
+	count          int
+	total, longest time.Duration
+}
+
+func (f *freezes) add(frozen time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count++
+	f.total += frozen
+	f.longest = max(f.longest, frozen)
+}
+
+func (f *freezes) gauges() []backend.Gauge {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []backend.Gauge{
+		{Name: "freezes", Help: "How often a snapshot or clone has frozen a mounted filesystem since the start.", Value: float64(f.count)},
+		{Name: "freeze_seconds", Help: "For how long these freezes have held up writers, in all.", Value: f.total.Seconds()},
+		{Name: "longest_freeze_seconds", Help: "For how long the longest of these freezes has held up writers.", Value: f.longest.Seconds()},
+	}
+}
 
 // whileFrozen runs work while the filesystem mounted at mount is frozen.
 //
@@ -31,14 +59,18 @@ const (
 //
 // A filesystem that somebody else has frozen (a backup tool, before it asked
 // for the snapshot) is frozen well enough, and left so.
-func whileFrozen(ctx context.Context, mount *os.File, limit time.Duration, work func(context.Context) error) (err error) {
+func (f *freezes) whileFrozen(ctx context.Context, mount *os.File, limit time.Duration, work func(context.Context) error) (err error) {
+	begun := time.Now()
 	switch err := ioctl(mount, fifreeze); {
 	case errors.Is(err, unix.EBUSY):
 		return work(ctx)
 	case err != nil:
 		return fmt.Errorf("freeze %s: %w", mount.Name(), err)
 	}
-	thaw := sync.OnceValue(func() error { return thaw(mount) })
+	thaw := sync.OnceValue(func() error {
+		defer func() { f.add(time.Since(begun)) }()
+		return thaw(mount)
+	})
 	watchdog := time.AfterFunc(limit, func() { _ = thaw() }) // its error is returned below
 	defer func() {
 		watchdog.Stop()

@@ -47,7 +47,7 @@ func openMounted(t *testing.T) *os.File {
 func TestFreezeEndsWithTheWork(t *testing.T) {
 	mount := openMounted(t)
 	failure := errors.New("failure")
-	err := whileFrozen(t.Context(), mount, time.Hour, func(context.Context) error {
+	err := new(freezes).whileFrozen(t.Context(), mount, time.Hour, func(context.Context) error {
 		if !frozen(t, mount) {
 			t.Error("not frozen")
 		}
@@ -61,11 +61,28 @@ func TestFreezeEndsWithTheWork(t *testing.T) {
 	}
 }
 
+func TestFreezesAreMeasuredUntilTheThaw(t *testing.T) {
+	mount := openMounted(t)
+	var f freezes
+	const long = 20 * time.Millisecond
+	for _, wait := range []time.Duration{long, 0} {
+		if err := f.whileFrozen(t.Context(), mount, time.Hour, func(context.Context) error {
+			time.Sleep(wait)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.count != 2 || f.longest < long || f.total <= f.longest {
+		t.Errorf("%d freezes, the longest %v, %v in all; expected 2, at least %v, and more than that", f.count, f.longest, f.total, long)
+	}
+}
+
 func TestFreezeEndsWhenTheWorkPanics(t *testing.T) {
 	mount := openMounted(t)
 	func() {
 		defer func() { _ = recover() }()
-		_ = whileFrozen(t.Context(), mount, time.Hour, func(context.Context) error { panic("in the work") })
+		_ = new(freezes).whileFrozen(t.Context(), mount, time.Hour, func(context.Context) error { panic("in the work") })
 	}()
 	if frozen(t, mount) {
 		t.Error("still frozen")
@@ -76,7 +93,7 @@ func TestFreezeEndsWhenTheWorkPanics(t *testing.T) {
 // ever, did the freeze not end by itself.
 func TestFreezeEndsWhenTheWorkHangs(t *testing.T) {
 	mount := openMounted(t)
-	err := whileFrozen(t.Context(), mount, 10*time.Millisecond, func(ctx context.Context) error {
+	err := new(freezes).whileFrozen(t.Context(), mount, 10*time.Millisecond, func(ctx context.Context) error {
 		if err := os.WriteFile(filepath.Join(mount.Name(), "file"), nil, 0o600); err != nil {
 			return err
 		}
@@ -94,7 +111,7 @@ func TestFreezeOfOthersIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	worked := false
-	if err := whileFrozen(t.Context(), mount, time.Hour, func(context.Context) error {
+	if err := new(freezes).whileFrozen(t.Context(), mount, time.Hour, func(context.Context) error {
 		worked = true
 		return nil
 	}); err != nil || !worked {

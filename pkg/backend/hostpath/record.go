@@ -121,16 +121,24 @@ func decodeRecord(text []byte, record any) error {
 	return nil
 }
 
-// writeRecord makes a new file that holds the record. It is not synced.
-func writeRecord(root *os.Root, name string, record any) error {
+func encodeRecord(record any) ([]byte, error) {
 	text, err := json.MarshalIndent(record, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode record: %w", err)
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	return append(text, '\n'), nil
+}
+
+// writeRecord makes a new file that holds the record. It is not synced.
+func writeRecord(root *os.Root, name string, record any) error {
+	text, err := encodeRecord(record)
+	if err != nil {
+		return err
 	}
 	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(append(text, '\n'))
+	_, err = file.Write(text)
 	return errors.Join(err, file.Close())
 }

@@ -35,3 +35,39 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkRecord(b *testing.B) {
+	record := volumeRecord{
+		Version: recordVersion,
+		Volume: backend.Volume{
+			VolumeSpec: backend.VolumeSpec{
+				ID: backend.NewVolumeID("node", "name"), Name: "pvc-9a7b8c6d-5e4f-3210-9a7b-8c6d5e4f3210",
+				Profile:     backend.Profile{Mode: backend.Filesystem},
+				AccessModes: []backend.AccessMode{backend.SingleNodeWriter}, Capacity: 1 << 30,
+			},
+			CreatedAt: now(),
+		},
+		Layout: layoutDirectory,
+	}
+	text, err := encodeRecord(record)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("encode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := encodeRecord(record); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var found volumeRecord
+			if err := decodeRecord(text, &found); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -113,11 +113,11 @@ func (b *Backend) Gauges(context.Context) ([]backend.Gauge, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []backend.Gauge{
+	return append(b.freezes.gauges(), []backend.Gauge{
 		{Name: "capacity_bytes", Help: "Size of the filesystem that holds the root directory.", Value: space.bytes},
 		{Name: "available_bytes", Help: "Free space of that filesystem.", Value: space.available},
 		{Name: "inodes", Help: "Inodes of that filesystem; 0 where it has no fixed number.", Value: space.inodes},
 		{Name: "free_inodes", Help: "Free inodes of that filesystem.", Value: space.freeInodes},
 		{Name: "damaged_objects", Help: "Objects that were set aside as damaged.", Value: float64(len(aside))},
-	}, nil
+	}...), nil
 }

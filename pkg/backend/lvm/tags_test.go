@@ -187,3 +187,12 @@ func FuzzTagsRoundTrip(f *testing.F) {
 		checkRoundTrip(t, r)
 	})
 }
+
+func BenchmarkTags(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := parseTags(records["volume"].tags()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

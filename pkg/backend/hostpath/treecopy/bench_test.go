@@ -5,145 +5,136 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
-	"time"
 
-	"github.com/snapdriver/snapdriver/internal/testenv"
+	"golang.org/x/sys/unix"
 )
 
-// shapes are the kinds of trees that are measured.
-var shapes = []struct {
-	name string
-	make func(b *testing.B, dir string)
-}{
-	{"small", makeSmall}, {"large", makeLarge}, {"sparse", makeOneSparse},
-}
+// What these measure lies in the page cache of the filesystem of $TMPDIR, and
+// nothing is synced: they tell what the code costs. What whole RPCs cost, against
+// tar and cp, test/bench measures.
 
-// makeSmall makes 20,000 files of 4 KiB.
-func makeSmall(b *testing.B, dir string) {
-	data := random(4096 + 20000)
-	for i := range 200 {
-		sub := filepath.Join(dir, fmt.Sprintf("dir-%d", i))
-		must(b, os.Mkdir(sub, 0o755))
-		for j := range 100 {
-			must(b, os.WriteFile(filepath.Join(sub, fmt.Sprintf("file-%d", j)), data[i*100+j:][:4096], 0o644))
+const benchFiles = 2000
+
+// makeSmall makes benchFiles files of 4 KiB in 20 directories, and tells
+// b how much one round of it is.
+func makeSmall(b *testing.B) (root *os.File) {
+	dir := filepath.Join(b.TempDir(), "source")
+	data := random(4096 + benchFiles)
+	for i := range benchFiles {
+		sub := filepath.Join(dir, fmt.Sprintf("dir-%d", i/100))
+		if i%100 == 0 {
+			must(b, os.MkdirAll(sub, 0o755))
 		}
+		must(b, os.WriteFile(filepath.Join(sub, fmt.Sprintf("file-%d", i)), data[i:][:4096], 0o644))
 	}
+	b.SetBytes(4096 * benchFiles)
+	return openDir(b, dir)
 }
 
-// makeLarge makes 1 GiB in 4 files.
-func makeLarge(b *testing.B, dir string) {
-	data := random(16 << 20)
-	for i := range 4 {
-		f := createFile(b, filepath.Join(dir, fmt.Sprintf("file-%d", i)))
-		for range 16 {
-			_, err := f.Write(data)
-			must(b, err)
-		}
-	}
-}
-
-// makeOneSparse makes a file of 10 GiB that has 64 MiB of data.
-func makeOneSparse(b *testing.B, dir string) {
-	f := createFile(b, filepath.Join(dir, "file"))
-	must(b, f.Truncate(10<<30))
-	data := random(1 << 20)
-	for i := range int64(64) {
-		_, err := f.WriteAt(data, i*160<<20)
-		must(b, err)
-	}
-}
-
-// onShapes runs bench for each shape on each filesystem, in a directory that
-// has the tree in "source".
-func onShapes(b *testing.B, bench func(b *testing.B, dir, source string)) {
-	for _, kind := range []string{"ext4", "xfs"} {
-		for _, shape := range shapes {
-			b.Run(shape.name+"/"+kind, func(b *testing.B) {
-				dir := testenv.Filesystem(b, kind, 8<<30)
-				source := filepath.Join(dir, "source")
-				must(b, os.Mkdir(source, 0o755))
-				shape.make(b, source)
-				testenv.Run(b, "sync", "-f", dir)
-				bench(b, dir, source)
-			})
-		}
-	}
-}
-
-// way is one of several ways to the same end: it makes what the path says.
-type way struct {
-	name string
-	run  func(b *testing.B, path string)
-}
-
-// compare measures ways by turns, since a machine is seldom equally fast for
-// long, and reports each one's median.
-func compare(b *testing.B, dir string, ways ...way) {
-	made := filepath.Join(dir, "made")
-	times := make([][]time.Duration, len(ways))
+func BenchmarkWalk(b *testing.B) {
+	root := makeSmall(b)
+	b.ReportAllocs()
 	for b.Loop() {
-		for i, way := range ways {
-			start := time.Now()
-			way.run(b, made)
-			times[i] = append(times[i], time.Since(start))
-			must(b, os.RemoveAll(made))
-			testenv.Run(b, "sync", "-f", dir)
+		files := 0
+		w := walker{
+			ctx:   context.Background(),
+			enter: func(string, *directory, *unix.Stat_t) error { return nil },
+			files: func(_ string, _ *directory, names []string) error { files += len(names); return nil },
+		}
+		must(b, w.walk(root))
+		if files != benchFiles {
+			b.Fatalf("%d files", files)
 		}
 	}
-	for i, way := range ways {
-		slices.Sort(times[i])
-		b.ReportMetric(float64(times[i][len(times[i])/2].Microseconds())/1000, way.name+"-ms")
-	}
-	b.ReportMetric(0, "ns/op") // of all of them and the clearing away: says nothing
 }
 
-// copyWithCp clones if the filesystem can.
-func copyWithCp(source string) way {
-	return way{"cp", func(b *testing.B, path string) { testenv.Run(b, "cp", "-a", "--reflink=auto", source, path) }}
-}
-
-// BenchmarkWriteTar compares with tar and cp.
 func BenchmarkWriteTar(b *testing.B) {
-	onShapes(b, func(b *testing.B, dir, source string) {
-		compare(b, dir,
-			way{"WriteTar", func(b *testing.B, path string) {
-				out, err := os.Create(path)
-				must(b, err)
-				must(b, WriteTar(context.Background(), openDir(b, source), out, nil))
-				must(b, out.Close())
-			}},
-			way{"tar", func(b *testing.B, path string) { testenv.Run(b, "tar", "-C", source, "-Scf", path, ".") }},
-			copyWithCp(source))
-	})
+	root := makeSmall(b)
+	out := createFile(b, filepath.Join(b.TempDir(), "out.tar"))
+	b.ReportAllocs()
+	for b.Loop() {
+		must(b, out.Truncate(0))
+		must(b, WriteTar(context.Background(), root, out, nil))
+	}
 }
 
-// BenchmarkReadTar compares with tar and cp, the former of its own archive.
 func BenchmarkReadTar(b *testing.B) {
-	onShapes(b, func(b *testing.B, dir, source string) {
-		in, theirs := archive(b, source), filepath.Join(dir, "theirs.tar")
-		testenv.Run(b, "tar", "-C", source, "-Scf", theirs, ".")
-		testenv.Run(b, "sync", "-f", dir)
-		compare(b, dir,
-			way{"ReadTar", func(b *testing.B, path string) {
-				must(b, ReadTar(context.Background(), in, openDir(b, path), nil))
-			}},
-			way{"tar", func(b *testing.B, path string) {
-				must(b, os.Mkdir(path, 0o755))
-				testenv.Run(b, "tar", "-C", path, "-xpf", theirs)
-			}},
-			copyWithCp(source))
-	})
+	in := archive(b, makeSmall(b).Name())
+	benchTrees(b, func(dst *os.File) error { return ReadTar(context.Background(), in, dst, nil) })
 }
 
-// BenchmarkCopyTree compares with cp.
 func BenchmarkCopyTree(b *testing.B) {
-	onShapes(b, func(b *testing.B, dir, source string) {
-		compare(b, dir,
-			way{"CopyTree", func(b *testing.B, path string) {
-				must(b, CopyTree(context.Background(), openDir(b, source), openDir(b, path), nil))
-			}},
-			copyWithCp(source))
-	})
+	root := makeSmall(b)
+	benchTrees(b, func(dst *os.File) error { return CopyTree(context.Background(), root, dst, nil) })
+}
+
+// benchTrees measures what makes a tree, of which each is taken away before the
+// next.
+func benchTrees(b *testing.B, run func(dst *os.File) error) {
+	parent := b.TempDir()
+	b.ReportAllocs()
+	for b.Loop() {
+		dst, err := os.Open(mustMkdir(b, parent))
+		must(b, err)
+		must(b, run(dst))
+		b.StopTimer()
+		must(b, dst.Close())
+		must(b, os.RemoveAll(dst.Name()))
+		b.StartTimer()
+	}
+}
+
+func mustMkdir(b *testing.B, parent string) string {
+	dir := filepath.Join(parent, "made")
+	must(b, os.Mkdir(dir, 0o755))
+	return dir
+}
+
+// BenchmarkEncode makes the header of one file, with what most have: times of
+// nanoseconds; and one of a large file, which is padded.
+func BenchmarkEncode(b *testing.B) {
+	small := entry{
+		path: "dir-0/file-0", mode: unix.S_IFREG | 0o644, mtime: unix.Timespec{Sec: 1 << 30, Nsec: 123456789},
+		contents: contents{size: 4096, segments: []segment{{length: 4096}}},
+	}
+	small.atime = small.mtime
+	large := small
+	large.contents = contents{size: 1 << 30, segments: []segment{{length: 1 << 30}}}
+	for name, test := range map[string]struct {
+		entry entry
+		align int64
+	}{"small": {small, 0}, "large": {large, 4096}} {
+		b.Run(name, func(b *testing.B) {
+			var enc encoder
+			var buf []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				var err error
+				buf, err = enc.header(buf[:0], &test.entry, 512, test.align)
+				must(b, err)
+			}
+		})
+	}
+}
+
+// BenchmarkDecode reads the headers of an archive, and skips the data.
+func BenchmarkDecode(b *testing.B) {
+	file := archive(b, makeSmall(b).Name())
+	b.ReportAllocs()
+	for b.Loop() {
+		in, err := openInput(file, nil)
+		must(b, err)
+		d, entries := decoder{in: in}, 0
+		var e entry
+		for err == nil {
+			if err = d.next(&e); err == nil {
+				entries++
+			}
+		}
+		in.close()
+		if entries < benchFiles {
+			b.Fatalf("%d entries: %v", entries, err)
+		}
+	}
 }
