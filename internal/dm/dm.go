@@ -2,11 +2,13 @@
 // through its own ioctls: a process of dmsetup or lvs for each question would
 // cost a thousand times as much, and takes longer the more devices there are.
 //
-// The kernel alone is asked; nothing is kept here, and nothing is changed.
+// The kernel alone is asked; nothing is kept here, and nothing is changed but by
+// Message.
 // Numbers and names are those of include/uapi/linux/dm-ioctl.h.
 package dm
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -87,7 +89,7 @@ func Size(targets []Target) int64 {
 // Lookup returns what the kernel says of the device of that name. ErrNotFound,
 // ErrUnsupported.
 func Lookup(name string) (Device, error) {
-	device, _, err := query(unix.DM_DEV_STATUS, 0, name)
+	device, _, err := query(unix.DM_DEV_STATUS, 0, name, nil)
 	if err != nil {
 		return Device{}, fmt.Errorf("look for device %s: %w", name, err)
 	}
@@ -98,7 +100,7 @@ func Lookup(name string) (Device, error) {
 // A pool tells it as it is in memory and is not made to write to disk for it.
 // ErrNotFound, ErrUnsupported.
 func Status(name string) (Device, []Target, error) {
-	device, reply, err := query(unix.DM_TABLE_STATUS, unix.DM_NOFLUSH_FLAG, name)
+	device, reply, err := query(unix.DM_TABLE_STATUS, unix.DM_NOFLUSH_FLAG, name, nil)
 	var targets []Target
 	if err == nil {
 		targets, err = reply.targets()
@@ -109,11 +111,26 @@ func Status(name string) (Device, []Target, error) {
 	return device, targets, nil
 }
 
+// Message tells the first target of a device something, like "delete 7" to a
+// thin pool. ErrNotFound, ErrUnsupported, or the target's own answer, as an
+// error number.
+func Message(name, message string) error {
+	data := binary.NativeEndian.AppendUint64(nil, 0) // struct dm_target_msg: the sector, and a C string
+	data = append(append(data, message...), 0)
+	if len(data) > firstBuffer/2 {
+		return fmt.Errorf("message of %d bytes to device %s: %w", len(message), name, unix.E2BIG)
+	}
+	if _, _, err := query(unix.DM_TARGET_MSG, 0, name, data); err != nil {
+		return fmt.Errorf("tell device %s %q: %w", name, message, err)
+	}
+	return nil
+}
+
 // Supported says whether the kernel has a target, like "thin-pool", and makes
 // it load the module that has it: nil, ErrUnsupported, or why that cannot be
 // known. Linux 5.4 or later.
 func Supported(target string) error {
-	_, _, err := query(unix.DM_GET_TARGET_VERSION, 0, target)
+	_, _, err := query(unix.DM_GET_TARGET_VERSION, 0, target, nil)
 	switch {
 	case errors.Is(err, unix.EINVAL): // what the kernel says of an unknown target
 		return fmt.Errorf("device-mapper target %s: %w", target, ErrUnsupported)
@@ -123,8 +140,8 @@ func Supported(target string) error {
 	return nil
 }
 
-// query asks the kernel about the device, or the target, of that name.
-func query(command uint, flags uint32, name string) (Device, reply, error) {
+// query makes a request about the device, or the target, of that name.
+func query(command uint, flags uint32, name string, data []byte) (Device, reply, error) {
 	control, err := os.OpenFile(filepath.Join(dir, unix.DM_CONTROL_NODE), os.O_RDWR, 0)
 	for _, absent := range []error{os.ErrNotExist, unix.ENODEV, unix.ENXIO} {
 		if errors.Is(err, absent) {
@@ -135,7 +152,7 @@ func query(command uint, flags uint32, name string) (Device, reply, error) {
 		return Device{}, reply{}, err
 	}
 	defer control.Close()
-	answer, err := ask(control, command, flags, name)
+	answer, err := ask(control, command, flags, name, data)
 	if errors.Is(err, unix.ENXIO) { // what the kernel says of an unknown device
 		err = ErrNotFound
 	}

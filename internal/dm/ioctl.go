@@ -24,8 +24,8 @@ type reply struct {
 }
 
 // ask makes one request about one name, with as much room for the answer as it
-// turns out to need.
-func ask(control *os.File, command uint, flags uint32, name string) (reply, error) {
+// turns out to need. data is what follows the header.
+func ask(control *os.File, command uint, flags uint32, name string, data []byte) (reply, error) {
 	request := unix.DmIoctl{
 		// The version that brought all that is asked for here; a kernel with a
 		// later one of the same major number answers all the same.
@@ -43,6 +43,7 @@ func ask(control *os.File, command uint, flags uint32, name string) (reply, erro
 		if _, err := binary.Encode(buffer, binary.NativeEndian, &request); err != nil {
 			return reply{}, err
 		}
+		copy(buffer[request.Data_start:], data)
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), uintptr(command), uintptr(unsafe.Pointer(&buffer[0]))); errno != 0 {
 			return reply{}, os.NewSyscallError("ioctl", errno)
 		}
