@@ -20,6 +20,7 @@ import (
 var suites = []struct{ name, pkg, run string }{
 	{"thinpool", "internal/testenv", ""},
 	{"device-mapper", "internal/dm", ""},
+	{"thin-metadata", "internal/thinmeta", ""},
 	{"lvm", "pkg/backend/lvm", ""},
 	{"csi-sanity", "test/sanity", ""},
 	{"pool-full", "test/poolfull", ""},

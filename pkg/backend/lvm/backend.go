@@ -34,11 +34,13 @@ type Options struct {
 // Backend serves one thin pool; it implements backend.Backend.
 type Backend struct {
 	group, thinPool string
+	lockDir         string
 	locks           locks
 	runner          *runner
 	pool            *pool
 	index           index
 	busy            busy
+	turn            chan struct{} // see change
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -68,7 +70,7 @@ func open(options Options) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{
-		group: options.VolumeGroup, thinPool: options.ThinPool, locks: locks,
+		group: options.VolumeGroup, thinPool: options.ThinPool, lockDir: options.LockDir, locks: locks, turn: make(chan struct{}, 1),
 		runner: &runner{
 			held: locks.commands, step: options.Step,
 			device: dm.Path(dm.PoolName(options.VolumeGroup, options.ThinPool)),
@@ -145,21 +147,27 @@ var errNotOurs = errors.New("not an object of this driver")
 
 // look asks lvm about one object: ErrNotFound, errNotOurs.
 func (b *Backend) look(ctx context.Context, id string) (object, error) {
+	_, o, err := b.lookRow(ctx, id)
+	return o, err
+}
+
+// lookRow is look, and also returns what lvm has said.
+func (b *Backend) lookRow(ctx context.Context, id string) (row, object, error) {
 	rows, err := report[row](ctx, b.runner, "lvs", "--options", rowFields, "--select", "lv_name="+id, b.group)
 	if err != nil {
-		return object{}, err
+		return row{}, object{}, err
 	}
 	if len(rows) == 0 {
-		return object{}, fmt.Errorf("%s: %w", id, backend.ErrNotFound)
+		return row{}, object{}, fmt.Errorf("%s: %w", id, backend.ErrNotFound)
 	}
 	if rows[0].Pool != b.thinPool || !isOurs(rows[0].tags()) {
-		return object{}, fmt.Errorf("%s is a logical volume without our tags, or in another pool: %w", b.path(id), errNotOurs)
+		return row{}, object{}, fmt.Errorf("%s is a logical volume without our tags, or in another pool: %w", b.path(id), errNotOurs)
 	}
 	o, err := rows[0].object()
 	if err != nil {
-		return object{}, fmt.Errorf("%s: %w: %w", b.path(id), err, errNotOurs)
+		return row{}, object{}, fmt.Errorf("%s: %w: %w", b.path(id), err, errNotOurs)
 	}
-	return o, nil
+	return rows[0], o, nil
 }
 
 // path returns the name of a logical volume as lvm takes it.

@@ -98,15 +98,20 @@ func (r *runner) write(ctx context.Context, program string, arguments ...string)
 	return err
 }
 
-// report runs a command that changes nothing and returns the rows that it
-// prints, decoded by encoding/json. In the values, which all are strings,
-// sizes are bytes. The command is killed when ctx ends.
-func report[Row any](ctx context.Context, r *runner, command string, arguments ...string) ([]Row, error) {
+// ask runs an lvm command that changes nothing and returns what it prints. The
+// command is killed when ctx ends.
+func (r *runner) ask(ctx context.Context, command string, arguments ...string) ([]byte, error) {
 	r.reports.Add(1)
-	arguments = append([]string{"--reportformat", "json", "--units", "b", "--nosuffix"}, arguments...)
-	process := prepare(exec.CommandContext(ctx, "lvm", argv(command, arguments)...))
-	out, err := run(process)
+	out, err := run(prepare(exec.CommandContext(ctx, "lvm", argv(command, arguments)...)))
 	r.printed.Add(int64(len(out)))
+	return out, err
+}
+
+// report runs a command as ask does and returns the rows that it prints,
+// decoded by encoding/json. In the values, which all are strings, sizes are
+// bytes.
+func report[Row any](ctx context.Context, r *runner, command string, arguments ...string) ([]Row, error) {
+	out, err := r.ask(ctx, command, append([]string{"--reportformat", "json", "--units", "b", "--nosuffix"}, arguments...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +119,7 @@ func report[Row any](ctx context.Context, r *runner, command string, arguments .
 		Report []map[string][]Row // by what the rows are about: lv, vg, pv
 	}
 	if err := json.Unmarshal(out, &parsed); err != nil {
-		return nil, fmt.Errorf("understand the output of %s: %w", process, err)
+		return nil, fmt.Errorf("understand what lvm %s prints: %w", command, err)
 	}
 	var rows []Row
 	for _, section := range parsed.Report {

@@ -41,6 +41,8 @@
 //     keeps nothing else from being served.
 //   - An object that is not whole yet, since a crash came between two commands,
 //     is finished by the next start or by the repeated request.
+//   - The kernel has no device in the pool that no logical volume has: lvm would
+//     give it, with somebody's data, to the next new volume; see settle.
 //
 // # Reading a copy while the original is in use
 //

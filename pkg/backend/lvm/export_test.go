@@ -11,3 +11,6 @@ func (b *Backend) Commands() (changing, asking int, printed int64) {
 
 // CheckReadable is checkReadable.
 var CheckReadable = checkReadable
+
+// Forget makes the driver not know an object, as if making it had failed.
+func (b *Backend) Forget(id string) { b.index.remove(id) }

@@ -93,6 +93,13 @@ func (f *fixture) attach(id backend.VolumeID) backend.Mount {
 	return mount
 }
 
+func (f *fixture) detach(id backend.VolumeID) {
+	f.Helper()
+	if err := f.Detach(f.Context(), id); err != nil {
+		f.Fatal(err)
+	}
+}
+
 // write and read use a volume as a pod would, and leave it detached.
 func (f *fixture) write(id backend.VolumeID, text string) {
 	f.Helper()

@@ -75,7 +75,7 @@ func TestInitDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.find(t.Context()); err != nil {
+	if err := find(t, p); err != nil {
 		t.Error(err)
 	}
 	if state, err := p.state(); err != nil || !state.ErrorIfNoSpace || state.size != made.Pool {

@@ -34,7 +34,7 @@ func TestPoolStatesThatRefuse(t *testing.T) {
 		"metadata need a check":  {dm.ThinPool{Mode: dm.ReadOnly, NeedsCheck: true, Metadata: usage(10, 1024), Data: usage(0, 1000)}, "lvconvert --repair"},
 		"metadata are no longer": {dm.ThinPool{Mode: dm.PoolFailed}, "lvconvert --repair"},
 	} {
-		err := PoolLimits{}.withDefaults().refusal(&pool{group: "vg", name: "pool"}, poolState{test.pool, gib})
+		err := PoolLimits{}.withDefaults().refusal(&pool{group: "vg", name: "pool"}, poolState{ThinPool: test.pool, size: gib})
 		switch {
 		case test.want == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
@@ -43,7 +43,7 @@ func TestPoolStatesThatRefuse(t *testing.T) {
 		}
 	}
 	// However high the limit is, lvm keeps 4 MiB.
-	almost := poolState{dm.ThinPool{Mode: dm.ReadWrite, Metadata: usage(large-4*mib/dm.MetadataBlock, large), Data: usage(0, 1000)}, gib}
+	almost := poolState{ThinPool: dm.ThinPool{Mode: dm.ReadWrite, Metadata: usage(large-4*mib/dm.MetadataBlock, large), Data: usage(0, 1000)}, size: gib}
 	if err := (PoolLimits{MetadataPercent: 100}).withDefaults().refusal(&pool{}, almost); err == nil {
 		t.Error("a volume was admitted that lvm would refuse")
 	}

@@ -3,7 +3,9 @@ package lvm
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -76,11 +78,28 @@ type row struct {
 
 	// Device is a thin volume's ID in its pool, and Transaction that of the
 	// pool in which it was made. Of a pool, Transaction is the present one.
-	Device      string `json:"thin_id"`
-	Transaction string `json:"transaction_id"`
+	Device      number `json:"thin_id"`
+	Transaction number `json:"transaction_id"`
+}
+
+// number is one that lvm leaves empty where there is none.
+type number uint64
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (n *number) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return nil
+	}
+	value, err := strconv.ParseUint(string(text), 10, 64)
+	*n = number(value)
+	return err
 }
 
 const rowFields = "lv_name,lv_size,lv_tags,pool_lv,thin_id,transaction_id"
+
+// counted says whether the kernel has finished making a thin volume, given the
+// state of its pool.
+func (r row) counted(pool poolState) bool { return uint64(r.Transaction) < pool.TransactionID }
 
 func (r row) tags() []string { return strings.Split(r.Tags, ",") }
 
@@ -133,6 +152,12 @@ func (i *index) remove(id string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	delete(i.objects, id)
+}
+
+func (i *index) ids() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Sorted(maps.Keys(i.objects))
 }
 
 // reason returns why an object is not served; nil: it is, or there is none.

@@ -30,26 +30,36 @@ type pool struct {
 	groupFree int64 // bytes of the volume group that no LV has, when it was last asked
 }
 
-// newPool returns the guard of a pool, on which find and load must be called
+// newPool returns the guard of a pool, on which take and load must be called
 // first. ErrInvalid when the limits are none.
 func newPool(r *runner, group, name string, limits PoolLimits) (*pool, error) {
 	limits = limits.withDefaults()
 	return &pool{runner: r, group: group, name: name, limits: limits}, limits.validate()
 }
 
-// find looks the pool up: whether it is there, and a pool that will do.
-func (p *pool) find(ctx context.Context) error {
-	row, err := p.look(ctx)
+// take takes over what lvm reports of the pool: no row if it is not there.
+// ErrPrecondition when it is no pool that will do.
+func (p *pool) take(rows []poolRow) error {
+	if len(rows) != 1 {
+		return p.missing(fmt.Errorf("there is no such logical volume"))
+	}
+	row := rows[0]
 	switch {
-	case err != nil:
-		return fmt.Errorf("look for the thin pool %s (snapdriver lvm init makes one): %w", p, err)
 	case row.Type != dm.ThinPoolTarget:
 		return fmt.Errorf("%s is no thin pool, its type is %q: name another logical volume: %w", p, row.Type, backend.ErrPrecondition)
 	case row.Zero != "zero":
 		return fmt.Errorf("thin pool %s hands out blocks with what others wrote there: run lvchange --zero y %s: %w", p, p, backend.ErrPrecondition)
 	}
 	p.extentSize = row.ExtentSize
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.learn(p.area, row)
 	return nil
+}
+
+// missing explains why the pool cannot be taken.
+func (p *pool) missing(err error) error {
+	return fmt.Errorf("look for the thin pool %s (snapdriver lvm init makes one): %w", p, err)
 }
 
 // load makes the pool active, for else the kernel knows nothing of it. promised
@@ -78,7 +88,8 @@ func (p *pool) String() string { return p.group + "/" + p.name }
 // poolState is what the kernel says of the pool.
 type poolState struct {
 	dm.ThinPool
-	size int64 // bytes
+	device string // the name of the pool's device
+	size   int64  // bytes
 }
 
 // state asks the kernel. An error wraps dm.ErrNotFound when the pool is not
@@ -96,7 +107,7 @@ func (p *pool) state() (poolState, error) {
 				return poolState{}, err
 			case len(targets) == 1 && targets[0].Type == dm.ThinPoolTarget:
 				status, err := dm.ParseThinPool(targets[0].Status)
-				return poolState{status, dm.Size(targets)}, err
+				return poolState{status, name, dm.Size(targets)}, err
 			}
 		}
 	}
@@ -197,25 +208,32 @@ type poolRow struct {
 	AreaFree   int64  `json:"vg_mda_free,string"`
 }
 
+const poolFields = "segtype,zero,vg_extent_size,vg_free,vg_mda_size,vg_mda_free"
+
 // look asks lvm, and sets the estimates right. Its output is one line, however
 // many volumes there are.
 func (p *pool) look(ctx context.Context) (poolRow, error) {
 	p.mu.Lock()
 	before := p.area
 	p.mu.Unlock()
-	rows, err := report[poolRow](ctx, p.runner, "lvs", "-o", "segtype,zero,vg_extent_size,vg_free,vg_mda_size,vg_mda_free", p.String())
+	rows, err := report[poolRow](ctx, p.runner, "lvs", "--options", poolFields, p.String())
 	if err != nil {
 		return poolRow{}, err
 	}
 	if len(rows) != 1 {
 		return poolRow{}, fmt.Errorf("lvm reports %d logical volumes for %s", len(rows), p)
 	}
-	row := rows[0]
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.learn(before, rows[0])
+	return rows[0], nil
+}
+
+// learn sets the estimates right. before is what they were when lvm was asked.
+// p.mu is held.
+func (p *pool) learn(before area, row poolRow) {
 	p.area.learn(before, row.AreaSize, row.AreaFree)
 	p.groupFree = row.GroupFree
-	return row, nil
 }
 
 func size(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }

@@ -22,10 +22,20 @@ func guarded(t *testing.T, made testenv.Pool, limits PoolLimits) *pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.find(t.Context()), p.load(t.Context(), 0)); err != nil {
+	if err := errors.Join(find(t, p), p.load(t.Context(), 0)); err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// find does with the pool what Recover does.
+func find(t *testing.T, p *pool) error {
+	t.Helper()
+	rows, err := (&Backend{group: p.group, thinPool: p.name, runner: p.runner, pool: p}).scan(t.Context())
+	if err == nil && len(rows) == 0 {
+		t.Error("no rows")
+	}
+	return err
 }
 
 // makeVolume makes a thin volume, as the backend does, and activates it.
@@ -214,7 +224,7 @@ func TestPoolThatIsNone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.find(t.Context()); err == nil || !strings.Contains(err.Error(), expect) {
+		if err := find(t, p); err == nil || !strings.Contains(err.Error(), expect) {
 			t.Errorf("%s: %v, expected a word on %q", name, err, expect)
 		}
 	}
@@ -229,7 +239,7 @@ func TestPoolThatIsNone(t *testing.T) {
 	}
 	expectReasons(t, p)
 	made.LVM(t, "lvchange", "--zero", "n", p.String())
-	if err := p.find(t.Context()); err == nil || !strings.Contains(err.Error(), "lvchange --zero y") {
+	if err := find(t, p); err == nil || !strings.Contains(err.Error(), "lvchange --zero y") {
 		t.Errorf("a pool that does not zero: %v", err)
 	}
 }

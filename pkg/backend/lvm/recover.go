@@ -2,10 +2,11 @@ package lvm
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 
-	"github.com/snapdriver/snapdriver/internal/dm"
+	"k8s.io/klog/v2"
+
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
@@ -15,16 +16,10 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 	if err := b.locks.awaitOrphans(ctx, orphanLimit); err != nil {
 		return backend.Inventory{}, err
 	}
-	// The pool first: with it suspended, every other command would wait.
-	for _, name := range []string{dm.PoolName(b.group, b.thinPool), dm.Name(b.group, b.thinPool)} {
-		if err := b.resume(ctx, name, b.thinPool); err != nil {
-			return backend.Inventory{}, err
-		}
-	}
-	if err := b.pool.find(ctx); err != nil {
+	if _, err := b.resumePool(ctx); err != nil {
 		return backend.Inventory{}, err
 	}
-	rows, err := report[row](ctx, b.runner, "lvs", "--options", rowFields, b.group)
+	rows, err := b.scan(ctx)
 	if err != nil {
 		return backend.Inventory{}, err
 	}
@@ -32,54 +27,91 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 	if err := b.pool.load(ctx, found.promised); err != nil {
 		return backend.Inventory{}, err
 	}
-	interrupted, err := b.interrupted(rows)
+	cutOff, _, err := b.settle(ctx, rows)
+	if err != nil { // it is in the way of what is new, and perhaps not of what exists
+		klog.ErrorS(err, "Cannot look for what a command that was cut off has left in the thin pool", "pool", b.pool.String())
+	}
+	served, err := b.finish(ctx, &found, cutOff)
 	if err != nil {
 		return backend.Inventory{}, err
 	}
-	var inventory backend.Inventory
-	var served []object
+	b.index.fill(served, found.damaged)
+	b.pool.start()
+	return b.inventory(served, found.damaged), nil
+}
+
+// finish finishes or removes what commands have left undone, and returns the
+// objects that are whole. What cannot be finished is added to the damaged.
+func (b *Backend) finish(ctx context.Context, found *contents, cutOff []string) (served []object, err error) {
 	for _, o := range found.objects {
-		if deviceID, cutOff := interrupted[o.id]; cutOff {
-			if err := b.discard(ctx, o, deviceID); err != nil {
-				return backend.Inventory{}, err
+		if slices.Contains(cutOff, o.id) {
+			if err := b.discard(ctx, o); err != nil {
+				return nil, err
 			}
+			b.pool.removed(o.promise())
 			continue
 		}
 		whole, err := b.mend(ctx, o)
 		switch {
 		case ctx.Err() != nil:
-			return backend.Inventory{}, ctx.Err()
+			return nil, ctx.Err()
 		case err != nil:
 			found.damaged[o.id] = err
-		case whole.kind == kindVolume:
-			served = append(served, whole)
-			inventory.Volumes = append(inventory.Volumes, whole.volume())
 		default:
 			served = append(served, whole)
-			inventory.Snapshots = append(inventory.Snapshots, whole.snapshot())
 		}
 	}
-	for name, err := range found.damaged {
+	return served, nil
+}
+
+// inventory lists what is served and what is not.
+func (b *Backend) inventory(served []object, damaged map[string]error) (inventory backend.Inventory) {
+	for _, o := range served {
+		if o.kind == kindVolume {
+			inventory.Volumes = append(inventory.Volumes, o.volume())
+		} else {
+			inventory.Snapshots = append(inventory.Snapshots, o.snapshot())
+		}
+	}
+	for name, err := range damaged {
 		inventory.Damaged = append(inventory.Damaged, fmt.Sprintf("%s: %v; not served, left as it is", b.path(name), err))
 		if id, err := backend.ParseVolumeID(name); err == nil {
 			inventory.DamagedVolumes = append(inventory.DamagedVolumes, id)
 		}
 	}
-	b.index.fill(served, found.damaged)
-	b.pool.start()
-	return inventory, nil
+	return inventory
 }
 
-// scan is what lies in the pool.
-type scan struct {
+// scan asks lvm about the pool and about every logical volume, by one command.
+func (b *Backend) scan(ctx context.Context) ([]row, error) {
+	both, err := report[struct {
+		row
+		poolRow
+	}](ctx, b.runner, "lvs", "--options", rowFields+","+poolFields, b.group)
+	if err != nil {
+		return nil, b.pool.missing(err)
+	}
+	var rows []row
+	var pools []poolRow
+	for _, r := range both {
+		rows = append(rows, r.row)
+		if r.Name == b.thinPool {
+			pools = append(pools, r.poolRow)
+		}
+	}
+	return rows, b.pool.take(pools)
+}
+
+// contents are what lies in the pool.
+type contents struct {
 	objects  []object
 	damaged  map[string]error // of ours, but not to be served, by name
 	promised int64            // bytes that may come to be used; see pool.load
 }
 
 // sort tells our objects from what others keep in the volume group.
-func (b *Backend) sort(rows []row) scan {
-	found := scan{damaged: map[string]error{}}
+func (b *Backend) sort(rows []row) contents {
+	found := contents{damaged: map[string]error{}}
 	for _, r := range rows {
 		if r.Pool != b.thinPool {
 			continue
@@ -106,7 +138,7 @@ func (b *Backend) sort(rows []row) scan {
 // that is still smaller than it was to be is never removed, although nobody can
 // have been told of it: an administrator may have shrunk it since.
 func (b *Backend) mend(ctx context.Context, o object) (object, error) {
-	if err := b.resume(ctx, b.device(o.id), o.id); err != nil || !o.unfinished() {
+	if _, err := b.resume(ctx, b.device(o.id), o.id); err != nil || !o.unfinished() {
 		return o, err
 	}
 	settled, err := b.pool.admit(ctx, o.grow-o.size, 0)
@@ -116,17 +148,4 @@ func (b *Backend) mend(ctx context.Context, o object) (object, error) {
 	o, err = b.extend(ctx, o, o.grow)
 	settled(err == nil)
 	return o, err
-}
-
-// resume lets requests through to a device again, if a command was killed
-// between suspending and resuming it.
-func (b *Backend) resume(ctx context.Context, device, name string) error {
-	found, err := dm.Lookup(device)
-	if errors.Is(err, dm.ErrNotFound) || err == nil && !found.Suspended {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return b.runner.change(ctx, "lvchange", "--refresh", b.path(name))
 }

@@ -2,9 +2,6 @@ package lvm_test
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -174,41 +171,4 @@ func TestDetachOfOpenDevice(t *testing.T) {
 	if _, err := dm.Lookup(f.device(id)); !errors.Is(err, dm.ErrNotFound) {
 		t.Errorf("it is still there: %v", err)
 	}
-}
-
-// A power cut while a volume was made, between the kernel's two steps, is in
-// the way of nothing: neither of the repeat nor of other volumes.
-func TestInterruptedTransaction(t *testing.T) {
-	f := newFixture(t)
-	whole, cut := f.create("whole", "block", backend.Source{}), f.create("cut", "block", backend.Source{})
-	f.write(whole, "content")
-
-	record := filepath.Join(t.TempDir(), "group")
-	f.at.LVM(t, "vgcfgbackup", "--file", record, f.at.Group)
-	text, err := os.ReadFile(record)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The pool's transaction is 2, of which 0 and 1 made the volumes. Now the
-	// second one is being made: the kernel has it and is about to count.
-	changed := strings.NewReplacer(
-		"transaction_id = 2", fmt.Sprintf("transaction_id = 3\nmessage1 {\ncreate = %q\n}", cut),
-		"transaction_id = 1", "transaction_id = 2",
-	).Replace(string(text))
-	if err := os.WriteFile(record, []byte(changed), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f.at.LVM(t, "vgcfgrestore", "--force", "--file", record, f.at.Group)
-
-	f.reopen()
-	if volumes := f.inventory.Volumes; len(volumes) != 1 || volumes[0].ID != whole {
-		t.Errorf("volumes: %+v, want %s", volumes, whole)
-	}
-	f.create("cut", "block", backend.Source{})
-	f.snapshot("snapshot", whole)
-	f.reopen()
-	if len(f.inventory.Volumes) != 2 || len(f.inventory.Snapshots) != 1 {
-		t.Errorf("there are %+v", f.inventory)
-	}
-	f.expect(whole, "content")
 }

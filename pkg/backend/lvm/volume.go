@@ -101,7 +101,7 @@ func (b *Backend) build(ctx context.Context, planned object, what []string) (obj
 	for _, tag := range planned.tags() {
 		arguments = append(arguments, "--addtag", tag)
 	}
-	failure := b.runner.change(ctx, "lvcreate", append(arguments, what...)...)
+	failure := b.change(ctx, "lvcreate", append(arguments, what...)...)
 	made := planned
 	if failure != nil {
 		var err error
@@ -127,13 +127,13 @@ func (r record) activeFromStart() bool {
 }
 
 // taken returns what is there when making an object has failed, if that is the
-// same object. ErrPrecondition when it is another; if there is none, the error
-// of the attempt.
+// same object. ErrPrecondition when it is another; if there is none, or only
+// the beginning of one, which then goes, the error of the attempt.
 func (b *Backend) taken(ctx context.Context, planned object, failure error) (object, error) {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(failure, errUnsettled) {
 		return object{}, failure
 	}
-	found, err := b.look(ctx, planned.id)
+	row, found, err := b.lookRow(ctx, planned.id)
 	switch {
 	case errors.Is(err, backend.ErrNotFound):
 		return object{}, failure
@@ -143,6 +143,13 @@ func (b *Backend) taken(ctx context.Context, planned object, failure error) (obj
 		return object{}, errors.Join(failure, err)
 	case !found.sameRequest(planned.record):
 		return object{}, fmt.Errorf("%s is another object already; restart the driver, which then lists it: %w", b.path(planned.id), backend.ErrPrecondition)
+	}
+	state, err := b.pool.state()
+	if err == nil && !row.counted(state) {
+		err = b.discard(ctx, found) // the repeat makes it whole
+	}
+	if err != nil || !row.counted(state) {
+		return object{}, errors.Join(failure, err)
 	}
 	return found, b.runner.flush() // perhaps that is what has failed
 }
@@ -181,7 +188,7 @@ func (b *Backend) expandVolume(ctx context.Context, id backend.VolumeID, capacit
 
 // extend makes an object's logical volume larger.
 func (b *Backend) extend(ctx context.Context, o object, size int64) (object, error) {
-	err := b.runner.change(ctx, "lvextend", "--yes", "--size", inBytes(size), b.path(o.id))
+	err := b.change(ctx, "lvextend", "--yes", "--size", inBytes(size), b.path(o.id))
 	if err != nil && ctx.Err() == nil {
 		// An attempt before this one may have got there.
 		if found, lookErr := b.look(ctx, o.id); lookErr == nil && found.size >= size {
@@ -216,11 +223,22 @@ func (b *Backend) delete(ctx context.Context, id string) error {
 
 // remove removes an object's logical volume, with its device.
 func (b *Backend) remove(ctx context.Context, o object) error {
-	err := b.runner.change(ctx, "lvremove", "--yes", b.path(o.id))
-	if err != nil && ctx.Err() == nil {
+	err := b.change(ctx, "lvremove", "--yes", b.path(o.id))
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errUnsettled) {
 		return b.explainRemoval(ctx, o, err)
 	}
 	return err
+}
+
+// discard removes the logical volume of an object that the kernel has not made,
+// or not counted.
+func (b *Backend) discard(ctx context.Context, o object) error {
+	// Forced twice, lvm removes it also where it cannot have the kernel make it
+	// first, which it would like to: in a pool that is nearly full.
+	if err := b.change(ctx, "lvremove", "--yes", "--force", "--force", b.path(o.id)); err != nil {
+		return fmt.Errorf("remove what was cut off: %w", err)
+	}
+	return nil
 }
 
 // explainRemoval says why a removal has failed; nil when there was nothing to
