@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"flag"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -16,10 +17,17 @@ import (
 	"github.com/snapdriver/snapdriver/test/crash/content"
 )
 
-const (
-	kills = 60
-	seed  = 20
-)
+// kills is how often the driver is killed at work.
+const kills = 60
+
+// Of the random moments: the same ones come with the same seed only as far as
+// the machine is as fast, but the requests do.
+var seed = flag.Uint64("seed", 20, "of the moments and of the requests")
+
+func newRandom(t *testing.T) *rand.Rand {
+	t.Logf("-seed %d", *seed)
+	return rand.New(rand.NewPCG(*seed, *seed))
+}
 
 // local is a driver on this machine.
 type local struct{ *testdriver.Driver }
@@ -48,8 +56,7 @@ func TestKill(t *testing.T) {
 
 func testKill(t *testing.T, root string) {
 	d := testdriver.New(t, root)
-	random := rand.New(rand.NewPCG(seed, seed))
-	t.Logf("seed %d", seed)
+	random := newRandom(t)
 
 	workers := []*worker{}
 	for _, of := range []kind{

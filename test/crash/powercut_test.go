@@ -1,7 +1,8 @@
 package crash
 
 import (
-	"math/rand/v2"
+	"cmp"
+	"flag"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +57,8 @@ var storages = map[string]storage{
 	},
 }
 
+var cuts = flag.Int("cuts", 0, "how many power cuts; 0 means as many as the test makes")
+
 // TestPowerCut cuts the power of a machine at random moments while the driver
 // works or recovers. What the disk was not told to flush may be lost. After
 // each boot the storage is consistent, every acknowledged object is whole,
@@ -71,8 +74,7 @@ func TestPowerCut(t *testing.T) {
 }
 
 func testPowerCut(t *testing.T, s storage) {
-	random := rand.New(rand.NewPCG(seed, seed))
-	t.Logf("seed %d", seed)
+	random := newRandom(t)
 	g := newGuest(t, s)
 	var workers []*worker
 	var directories []string
@@ -81,7 +83,7 @@ func testPowerCut(t *testing.T, s storage) {
 		workers = append(workers, w)
 		directories = append(directories, w.staging+"/staging")
 	}
-	for range s.cuts {
+	for range cmp.Or(*cuts, s.cuts) {
 		g.start(directories...)
 		// The power goes while the driver works, or, now and then, while it
 		// recovers. A busy machine gets more time.

@@ -155,29 +155,58 @@ func (w *worker) verifyDeleted() error {
 }
 
 // choose picks a change that makes sense now: a name for the statistics, and
-// the request, which can be repeated. What there is enough of is deleted.
+// the request, which can be repeated. What there is enough of is not made; what
+// there is seldom an occasion for has more weight then.
 func (w *worker) choose() (string, func() error) {
 	volume, anyVolume := w.pick(w.volumes)
 	snapshot, anySnapshot := w.pick(w.snapshots)
 	room := len(w.volumes) < w.enough
-	switch n := w.random.IntN(10); {
-	case !anyVolume, n < 2 && room:
-		return "create", w.create(nil, content.Tag(w.random.Uint64()), true)
-	case n < 4 && len(w.snapshots) < w.enough:
-		return "snapshot", w.snapshot(w.volumes[volume])
-	case n < 5 && room:
-		return "clone", w.create(&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
-			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: w.volumes[volume].id},
-		}}, w.volumes[volume].Tag, false)
-	case n < 7 && anySnapshot && room:
-		return "restore", w.create(fromSnapshot(w.snapshots[snapshot]), w.snapshots[snapshot].Tag, false)
-	case n < 8 && w.volumes[volume].capacity < largest*w.size:
-		return "expand", w.expand(volume)
-	case n < 9 && anySnapshot:
-		return "delete snapshot", w.deleteSnapshot(snapshot)
-	default:
-		return "delete volume", w.deleteVolume(volume)
+	var names []string
+	for _, change := range []struct {
+		name     string
+		possible bool
+		weight   int
+	}{
+		{"create", room, 2},
+		{"snapshot", anyVolume && len(w.snapshots) < w.enough, 2},
+		{"clone", anyVolume && room, 1},
+		{"restore", anySnapshot && room, 5},
+		{"expand", anyVolume && w.volumes[volume].capacity < largest*w.size, 1},
+		{"delete snapshot", anySnapshot, 1},
+		{"delete volume", anyVolume, 2},
+	} {
+		if change.possible {
+			names = append(names, slices.Repeat([]string{change.name}, change.weight)...)
+		}
 	}
+	name := names[w.random.IntN(len(names))]
+	return name, w.request(name, volume, snapshot)
+}
+
+// request is a change to one of these two, or with it.
+func (w *worker) request(change, volume, snapshot string) func() error {
+	switch change {
+	case "create":
+		return w.create(nil, content.Tag(w.random.Uint64()), true)
+	case "snapshot":
+		return w.snapshot(w.volumes[volume])
+	case "clone":
+		return w.create(fromVolume(w.volumes[volume]), w.volumes[volume].Tag, false)
+	case "restore":
+		return w.create(fromSnapshot(w.snapshots[snapshot]), w.snapshots[snapshot].Tag, false)
+	case "expand":
+		return w.expand(volume)
+	case "delete snapshot":
+		return w.deleteSnapshot(snapshot)
+	default:
+		return w.deleteVolume(volume)
+	}
+}
+
+func fromVolume(volume object) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume.id},
+	}}
 }
 
 func fromSnapshot(snapshot object) *csi.VolumeContentSource {
