@@ -4,34 +4,55 @@ package testdriver
 
 import (
 	"context"
-	"net"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 )
 
 // Driver is the built binary on one root directory, started and ended again.
-// The clients are of the last Start.
+// The clients stay, and reach whichever process runs; while none does, they get
+// the code Unavailable.
 type Driver struct {
+	Identity   csi.IdentityClient
 	Controller csi.ControllerClient
 	Node       csi.NodeClient
-	Root       string
-	Flags      []string // beside those of endpoint, root and node; for the next start
+	Connection *grpc.ClientConn
+
+	// For the next start:
+
+	Root  string
+	Flags []string // beside those of endpoint, root and node
+	Env   []string // beside this process's
 
 	t              testing.TB
 	binary, socket string
-	process        *exec.Cmd
 	log            string // a file
-	connection     *grpc.ClientConn
+	metrics        string // host:port
+
+	mutex   sync.Mutex
+	process *process
+}
+
+// process is a driver that was started. The error of its end may be read once
+// ended is closed.
+type process struct {
+	*exec.Cmd
+	ended chan struct{}
+	err   error
 }
 
 // New builds the driver for a root directory, or takes $SNAPDRIVER_BINARY,
@@ -39,21 +60,37 @@ type Driver struct {
 func New(t testing.TB, root string) *Driver {
 	t.Helper()
 	dir := testenv.TempDir(t)
-	d := &Driver{t: t, Root: root, binary: os.Getenv("SNAPDRIVER_BINARY"), socket: filepath.Join(dir, "csi.sock"), log: filepath.Join(dir, "log")}
+	d := &Driver{t: t, Root: root, binary: os.Getenv("SNAPDRIVER_BINARY"), socket: filepath.Join(dir, "csi.sock"), log: filepath.Join(dir, "log"), metrics: freeAddress(t)}
 	if d.binary == "" {
 		d.binary = filepath.Join(dir, "snapdriver")
 		testenv.RequirePrograms(t, "go")
 		testenv.Run(t, "go", "build", "-o", d.binary, "github.com/snapdriver/snapdriver/cmd/snapdriver")
 	}
+	d.Connection = d.Dial()
+	d.Identity, d.Controller, d.Node = csi.NewIdentityClient(d.Connection), csi.NewControllerClient(d.Connection), csi.NewNodeClient(d.Connection)
 	t.Cleanup(func() {
-		if d.process != nil {
+		if d.Running() {
 			d.Kill()
 		}
 	})
 	return d
 }
 
-// Launch starts the driver and does not wait. There are no clients yet.
+// Dial returns another connection to the driver, which is made anew whenever
+// the driver is. It is closed when the test ends.
+func (d *Driver) Dial() *grpc.ClientConn {
+	d.t.Helper()
+	soon := backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1, MaxDelay: time.Millisecond}
+	connection, err := grpc.NewClient("unix://"+d.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: time.Minute}))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { _ = connection.Close() })
+	return connection
+}
+
+// Launch starts the driver and does not wait.
 func (d *Driver) Launch() {
 	d.t.Helper()
 	// A file, for a pipe would make this process work for each line.
@@ -62,81 +99,113 @@ func (d *Driver) Launch() {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	d.process = exec.Command(d.binary, append([]string{"--endpoint=unix://" + d.socket, "--root=" + d.Root, "--node-id=node"}, d.Flags...)...)
-	d.process.Stderr = log
-	if err := d.process.Start(); err != nil {
+	p := &process{ended: make(chan struct{}), Cmd: exec.Command(d.binary,
+		append([]string{"--endpoint=unix://" + d.socket, "--root=" + d.Root, "--node-id=node", "--metrics-address=" + d.metrics}, d.Flags...)...)}
+	p.Stderr = log
+	p.Env = append(os.Environ(), d.Env...)
+	if err := p.Start(); err != nil {
 		d.t.Fatal(err)
 	}
+	go func() {
+		p.err = p.Wait()
+		close(p.ended)
+	}()
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.process = p
+}
+
+// started is the process that was started last and has not been seen to its
+// end; nil: there is none.
+func (d *Driver) started() *process {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	return d.process
 }
 
 // Start starts the driver and waits until it is ready.
 func (d *Driver) Start() {
 	d.t.Helper()
 	d.Launch()
-	d.waitListening() // else gRPC backs off for a second after its first try
-	connection, err := grpc.NewClient("unix://"+d.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.connection = connection
-	d.Controller, d.Node = csi.NewControllerClient(connection), csi.NewNodeClient(connection)
-	d.waitReady(csi.NewIdentityClient(connection))
-}
-
-func (d *Driver) waitListening() {
-	d.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		connection, err := net.Dial("unix", d.socket)
-		if err == nil {
-			_ = connection.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			d.Kill()
-			d.t.Fatalf("the driver does not listen: %v\n%s", err, d.Log())
-		}
+	if err := d.AwaitReady(); err != nil {
+		d.t.Fatalf("%v\n%s", err, d.Logged())
 	}
 }
 
-func (d *Driver) waitReady(identity csi.IdentityClient) {
-	d.t.Helper()
+// AwaitReady waits until the driver that was launched is ready. It returns an
+// error when the driver has ended, or takes longer than a minute.
+func (d *Driver) AwaitReady() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	ended := d.started().ended
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for {
-		probe, err := identity.Probe(ctx, &csi.ProbeRequest{})
+		probe, err := d.Identity.Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
 		if err == nil && probe.GetReady().GetValue() {
-			return
+			return nil
 		}
 		select {
-		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			d.t.Fatalf("the driver does not become ready: %v\n%s", err, d.Log())
+			return fmt.Errorf("the driver does not become ready: %w", errors.Join(err, ctx.Err()))
+		case <-time.After(time.Millisecond):
 		}
 	}
 }
 
 // Signal sends a signal to the driver, which may have ended already.
-func (d *Driver) Signal(signal os.Signal) { _ = d.process.Process.Signal(signal) }
+func (d *Driver) Signal(signal os.Signal) {
+	if p := d.started(); p != nil {
+		_ = p.Process.Signal(signal)
+	}
+}
+
+// Running says whether the driver was started and neither killed nor stopped.
+func (d *Driver) Running() bool { return d.started() != nil }
+
+// Ended is closed when the driver that was started last has ended.
+func (d *Driver) Ended() <-chan struct{} { return d.started().ended }
 
 // Kill ends the driver as a crash would.
 func (d *Driver) Kill() {
 	d.Signal(syscall.SIGKILL)
-	_ = d.process.Wait()
-	if d.connection != nil {
-		_ = d.connection.Close()
-	}
-	d.process = nil
+	_ = d.end()
 }
 
 // Stop ends the driver as Kubernetes does.
 func (d *Driver) Stop() {
 	d.t.Helper()
 	d.Signal(syscall.SIGTERM)
-	if err := d.process.Wait(); err != nil {
-		d.t.Errorf("the driver ended with %v\n%s", err, d.Log())
+	if err := d.end(); err != nil {
+		d.t.Errorf("the driver ended with %v\n%s", err, d.Logged())
 	}
-	_ = d.connection.Close()
+}
+
+// end waits for the driver's end.
+func (d *Driver) end() error {
+	p := d.started()
+	<-p.ended
+	d.checkLog()
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
 	d.process = nil
+	return p.err
+}
+
+// checkLog fails the test when the driver's log tells of a defect that no
+// answer need have shown.
+func (d *Driver) checkLog() {
+	log := d.Logged()
+	for _, sign := range []string{"\"Panic", "DATA RACE", "fatal error: "} {
+		if at := strings.Index(log, sign); at >= 0 {
+			d.t.Errorf("the driver has logged:\n%.8000s", log[at:])
+		}
+	}
 }
 
 // Socket is the path of the driver's socket.
@@ -146,10 +215,10 @@ func (d *Driver) Socket() string { return d.socket }
 func (d *Driver) Program() string { return d.binary }
 
 // PID is the process ID of the running driver.
-func (d *Driver) PID() int { return d.process.Process.Pid }
+func (d *Driver) PID() int { return d.started().Process.Pid }
 
-// Log is what the driver has logged since its last start.
-func (d *Driver) Log() string {
+// Logged is what the driver has logged since its last start.
+func (d *Driver) Logged() string {
 	text, err := os.ReadFile(d.log)
 	if err != nil {
 		return err.Error()

@@ -126,7 +126,7 @@ func TestWaitingWriters(t *testing.T) {
 	_ = ballast.fill() // up to its end
 	written := make(chan error)
 	go func() { written <- waiting.fill() }()
-	for b.metric("snapdriver_storage_pool_writable") == 1 {
+	for b.Metric("snapdriver_storage_pool_writable") == 1 {
 		select {
 		case err := <-written:
 			t.Fatalf("the writer ended: %v", err)

@@ -28,7 +28,7 @@ func TestMetadataFull(t *testing.T) {
 	}
 	b.expectHealth(clones[0])
 	// Refused first is what is new.
-	for b.metric("snapdriver_storage_pool_metadata_used_ratio") < 0.75 {
+	for b.Metric("snapdriver_storage_pool_metadata_used_ratio") < 0.75 {
 		if err := clones[0].touch(size); err != nil {
 			t.Fatal(err)
 		}

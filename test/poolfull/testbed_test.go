@@ -4,13 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -28,26 +24,18 @@ const mib = 1 << 20
 type testbed struct {
 	*testdriver.Driver
 	*testing.T
-	pool    testenv.Pool
-	pods    string
-	metrics string // URL
+	pool testenv.Pool
+	pods string
 }
 
 func newTestbed(t *testing.T, options testenv.PoolOptions) *testbed {
 	b := &testbed{T: t, pool: testenv.ThinPool(t, options), pods: testenv.TempDir(t)}
 	// As "snapdriver lvm init" makes it.
 	b.pool.LVM(t, "lvchange", "--errorwhenfull", "y", b.name())
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
-	b.metrics = "http://" + address + "/metrics"
 	b.Driver = testdriver.New(t, t.TempDir())
 	b.Flags = []string{
 		"--backend=lvm", "--volume-group=" + b.pool.Group, "--thin-pool=" + b.pool.Name,
-		"--lock-dir=" + t.TempDir(), "--metrics-address=" + address,
+		"--lock-dir=" + t.TempDir(),
 	}
 	b.Start()
 	return b
@@ -264,35 +252,10 @@ func (b *testbed) expectHealth(v *volume, want ...string) {
 	}
 }
 
-// metric returns the value of a metric.
-func (b *testbed) metric(name string) float64 {
-	b.Helper()
-	response, err := http.Get(b.metrics)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, found := strings.CutPrefix(line, name+" "); found {
-			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			return number
-		}
-	}
-	b.Fatalf("there is no metric %s in:\n%s", name, text)
-	return 0
-}
-
 func (b *testbed) expectMetrics(want map[string]float64) {
 	b.Helper()
 	for name, value := range want {
-		if got := b.metric(name); got != value {
+		if got := b.Metric(name); got != value {
 			b.Errorf("%s is %g, expected %g", name, got, value)
 		}
 	}
