@@ -29,6 +29,10 @@ type Server struct {
 	opened atomic.Pointer[snapshotcore.Core]
 }
 
+// handshakeTimeout is how long a client may take to begin to speak: a stop waits
+// for one that says nothing.
+const handshakeTimeout = 5 * time.Second
+
 // New checks the configuration. It does no I/O.
 func New(config Config) (*Server, error) {
 	if err := config.check(); err != nil {
@@ -52,7 +56,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	rpc := grpc.NewServer(grpc.WaitForHandlers(true), grpc.ChainUnaryInterceptor(
+	rpc := grpc.NewServer(grpc.WaitForHandlers(true), grpc.ConnectionTimeout(handshakeTimeout), grpc.ChainUnaryInterceptor(
 		s.metrics.measure, logCalls, mapErrors, recoverPanics, s.waitForCore, checkLimits, s.config.Faults.Intercept))
 	csi.RegisterIdentityServer(rpc, &identity{Server: s})
 	csi.RegisterControllerServer(rpc, &controller{Server: s})
