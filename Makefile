@@ -48,7 +48,11 @@ test-unit: ## Run what needs neither root nor a minute
 
 .PHONY: test-lvm
 test-lvm: setup ## Run what needs thin pools, in a virtual machine unless the kernel has them
-	SNAPDRIVER_REQUIRE_LVM=1 $(GO) test -v -p 1 -count=1 -timeout 60m -run 'TestGuest|TestPowerCut/lvm' ./test/vm ./test/crash
+	SNAPDRIVER_REQUIRE_LVM=1 $(GO) test -v -p 1 -count=1 -timeout 60m -run 'TestGuest|TestPowerCut/lvm' ./test/vm ./test/torture
+
+.PHONY: torture
+torture: setup ## Run the torture suite for long: the machine, killed and raced and filled (root)
+	$(GO) test $(TESTFLAGS) -v -count=1 ./test/torture -torture.scale 4
 
 .PHONY: test-e2e
 test-e2e: setup ## Run the end-to-end tests on a Kubernetes cluster made for them (root)

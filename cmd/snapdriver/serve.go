@@ -111,11 +111,12 @@ func crash() {
 func (o serveOptions) openBackend() (backend.Backend, error) {
 	switch o.backend {
 	case "hostpath":
-		return hostpath.Open(o.root, hostpath.Options{FreezeLimit: o.freezeLimit})
+		return hostpath.Open(o.root, hostpath.Options{FreezeLimit: o.freezeLimit, Step: step})
 	case "lvm":
 		if o.lvm.VolumeGroup == "" || o.lvm.ThinPool == "" {
 			return nil, errors.New(`--backend=lvm: give --volume-group and --thin-pool; "snapdriver lvm init" makes both`)
 		}
+		o.lvm.Step = step
 		return lvm.Open(o.lvm)
 	default:
 		return nil, fmt.Errorf("--backend: %q is not known; there are: hostpath, lvm", o.backend)

@@ -25,13 +25,12 @@ type client struct {
 	names   atomic.Int64
 }
 
-func newClient(b testing.TB, filesystem, layout string, flags ...string) *client {
+func newClient(b testing.TB, filesystem, layout string) *client {
 	b.Helper()
 	dir := newFilesystem(b, filesystem)
 	c := &client{
 		Driver: testdriver.New(b, filepath.Join(dir, "root")), b: b, dir: dir, targets: testenv.TempDir(b), layout: layout,
 	}
-	c.Flags = flags
 	c.Start()
 	b.Cleanup(c.Stop)
 	return c

@@ -1,12 +1,8 @@
 package bench
 
 import (
-	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -180,25 +176,4 @@ func (c *client) probing() contender {
 			c.check(err)
 		}, nil
 	}}
-}
-
-// metric is the value of a metric of the driver.
-func (c *client) metric(name string) float64 {
-	c.b.Helper()
-	address := regexp.MustCompile(`"Serving metrics" address="(.*)"`).FindStringSubmatch(c.Log())
-	if address == nil {
-		c.b.Fatal("the driver does not serve metrics")
-	}
-	response, err := http.Get(fmt.Sprintf("http://%s/metrics", address[1]))
-	c.check(err)
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	c.check(err)
-	match := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindSubmatch(text)
-	if match == nil {
-		c.b.Fatalf("there is no metric %s", name)
-	}
-	value, err := strconv.ParseFloat(string(match[1]), 64)
-	c.check(err)
-	return value
 }

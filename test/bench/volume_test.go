@@ -99,7 +99,7 @@ func BenchmarkDevice(b *testing.B) {
 }
 
 func benchDevice(b *testing.B, filesystem, layout string) {
-	c := newClient(b, filesystem, layout, "--metrics-address=127.0.0.1:0")
+	c := newClient(b, filesystem, layout)
 	volume := c.createVolume(nil)
 	target := c.publish(volume)
 	defer c.unpublish(volume)
@@ -119,7 +119,7 @@ func benchDevice(b *testing.B, filesystem, layout string) {
 	b.Run("op=Snapshot", func(b *testing.B) {
 		compare(b, c, c.snapshotting(volume, ""), floors...)
 		if layout == "image" {
-			b.ReportMetric(c.metric("snapdriver_storage_longest_freeze_seconds")*1000, "frozen-ms")
+			b.ReportMetric(c.Metric("snapdriver_storage_longest_freeze_seconds")*1000, "frozen-ms")
 		}
 	})
 	run("Restore", c.creating(ofSnapshot(snapshot)), floors...)

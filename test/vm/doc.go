@@ -13,7 +13,7 @@
 //	go run ./test/vm/run lvm version      # a program of the guest
 //	go run ./test/vm/run ./some/program   # one of the host's
 //
-// The power cuts, which are made from outside, are in package test/crash.
+// The power cuts, which are made from outside, are in package test/torture.
 //
 // On a kernel that has thin pools the tests run as all others do, and "make
 // test-lvm" runs the same list without a virtual machine.

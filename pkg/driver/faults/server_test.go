@@ -127,12 +127,12 @@ func TestRefusedUnlessEnabled(t *testing.T) {
 			t.Errorf("%v: the flag is not named", err)
 		}
 	}
-	if strings.Contains(b.Log(), "FAULTS") {
-		t.Errorf("it says that faults are enabled:\n%s", b.Log())
+	if strings.Contains(b.Logged(), "FAULTS") {
+		t.Errorf("it says that faults are enabled:\n%s", b.Logged())
 	}
 	b.restart(enabled)
-	if !strings.Contains(b.Log(), "FAULTS ARE ENABLED") {
-		t.Errorf("it does not say that faults are enabled:\n%s", b.Log())
+	if !strings.Contains(b.Logged(), "FAULTS ARE ENABLED") {
+		t.Errorf("it does not say that faults are enabled:\n%s", b.Logged())
 	}
 	for kind, create := range b.creations() {
 		_, err := create(t.Context(), kind, "slow=for ever")
@@ -151,8 +151,8 @@ func TestSlow(t *testing.T) {
 		_, err = create(t.Context(), kind, "slow=3s")
 		b.want(err, codes.OK)
 	}
-	if n := strings.Count(b.Log(), `"Fault" kind="slow"`); n != 2 {
-		t.Errorf("%d creations were slow, want 2:\n%s", n, b.Log())
+	if n := strings.Count(b.Logged(), `"Fault" kind="slow"`); n != 2 {
+		t.Errorf("%d creations were slow, want 2:\n%s", n, b.Logged())
 	}
 	_, err := b.tryVolume(b.soon(), "given up", "slow=24h")
 	b.want(err, codes.Aborted)

@@ -15,7 +15,7 @@ import (
 
 // Down ends a cluster and takes back what it has outside its namespaces. With
 // keep its disks stay, and Up starts the same cluster again. The page cache
-// stays too: that is less than a power cut, which test/crash is about.
+// stays too: that is less than a power cut, which test/torture is about.
 func (c Cluster) Down(ctx context.Context, keep bool) error {
 	directories, err := filepath.Glob(filepath.Join(c.Dir, "node*"))
 	if err != nil {

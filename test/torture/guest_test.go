@@ -1,4 +1,4 @@
-package crash
+package torture
 
 import (
 	"bytes"
@@ -23,14 +23,14 @@ import (
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/internal/testvm"
-	"github.com/snapdriver/snapdriver/test/crash/content"
+	"github.com/snapdriver/snapdriver/test/torture/content"
 )
 
 // guest is a driver in a virtual machine with a disk of its own. The clients
 // are of the last boot.
 type guest struct {
 	t       *testing.T
-	storage storage
+	storage guestStorage
 	image   *testvm.Image
 	config  testvm.Config
 	disk    *testvm.Disk
@@ -42,7 +42,7 @@ type guest struct {
 }
 
 // newGuest compiles what runs in the guest and makes its disk.
-func newGuest(t *testing.T, s storage) *guest {
+func newGuest(t *testing.T, s guestStorage) *guest {
 	t.Helper()
 	image, err := testvm.Prepare(t.Context())
 	if err != nil {
@@ -55,7 +55,7 @@ func newGuest(t *testing.T, s storage) *guest {
 	}
 	t.Cleanup(disk.Close)
 	g := &guest{t: t, storage: s, image: image, disk: disk, config: testvm.Config{Disks: []*testvm.Disk{disk}, Files: map[string]string{}}}
-	for name, source := range map[string]string{"snapdriver": "cmd/snapdriver", "content": "test/crash/content/cmd"} {
+	for name, source := range map[string]string{"snapdriver": "cmd/snapdriver", "content": "test/torture/content/cmd"} {
 		g.config.Files[name] = filepath.Join(dir, name)
 		build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", g.config.Files[name], "github.com/snapdriver/snapdriver/"+source)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")

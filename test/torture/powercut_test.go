@@ -1,4 +1,4 @@
-package crash
+package torture
 
 import (
 	"cmp"
@@ -12,9 +12,9 @@ import (
 
 const diskSize = 16 << 30
 
-// storage is what a backend keeps its objects in, on the guest's disk: lines
-// for its shell.
-type storage struct {
+// guestStorage is what a backend keeps its objects in, on the guest's disk:
+// lines for its shell.
+type guestStorage struct {
 	create string // on the empty disk
 	open   string // after each boot, before the driver starts; fails when it is not consistent
 	flags  []string
@@ -30,16 +30,13 @@ type storage struct {
 
 var disk = testvm.DiskPath(0)
 
-var storages = map[string]storage{
+var guestStorages = map[string]guestStorage{
 	"lvm": {
-		create: "lvm vgcreate --quiet vg " + disk + "; lvm lvcreate --quiet --type thin-pool --name pool --size 8g --poolmetadatasize 64m vg; lvm vgchange --activate n vg",
-		open:   "lvm vgck vg",
-		flags:  []string{"--backend=lvm", "--volume-group=vg", "--thin-pool=pool"},
-		left:   "lvm lvs --noheadings --options lv_name vg | sed 's/ *pool$//'",
-		kinds: []kind{
-			{"ext4", filesystem("ext4"), nil, 64 << 20},
-			{"block", block(), nil, 64 << 20},
-		},
+		create:  "lvm vgcreate --quiet vg " + disk + "; lvm lvcreate --quiet --type thin-pool --name pool --size 8g --poolmetadatasize 64m vg; lvm vgchange --activate n vg",
+		open:    "lvm vgck vg",
+		flags:   []string{"--backend=lvm", "--volume-group=vg", "--thin-pool=pool"},
+		left:    "lvm lvs --noheadings --options lv_name vg | sed 's/ *pool$//'",
+		kinds:   lvmKinds,
 		cuts:    20,
 		inOrder: true,
 	},
@@ -48,16 +45,12 @@ var storages = map[string]storage{
 		open:   "mkdir /data; mount " + disk + " /data",
 		flags:  []string{"--root=/data/root"},
 		left:   "cd /data/root; find . -mindepth 2",
-		kinds: []kind{
-			{"directory", filesystem(""), nil, 64 << 20},
-			{"image", filesystem("ext4"), map[string]string{"layout": "image"}, 64 << 20},
-			{"block", block(), nil, 64 << 20},
-		},
-		cuts: 2, // there are many more in its own package
+		kinds:  hostpathKinds,
+		cuts:   2, // there are many more in its own package
 	},
 }
 
-var cuts = flag.Int("cuts", 0, "how many power cuts; 0 means as many as the test makes")
+var cuts = flag.Int("torture.cuts", 0, "how `many` power cuts; 0 means as many as each storage deserves")
 
 // TestPowerCut cuts the power of a machine at random moments while the driver
 // works or recovers. What the disk was not told to flush may be lost. After
@@ -68,12 +61,12 @@ func TestPowerCut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
-	for name, storage := range storages {
-		t.Run(name, func(t *testing.T) { testPowerCut(t, storage) })
+	for name, s := range guestStorages {
+		t.Run(name, func(t *testing.T) { testPowerCut(t, s) })
 	}
 }
 
-func testPowerCut(t *testing.T, s storage) {
+func testPowerCut(t *testing.T, s guestStorage) {
 	random := newRandom(t)
 	g := newGuest(t, s)
 	var workers []*worker

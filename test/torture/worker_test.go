@@ -1,7 +1,6 @@
-package crash
+package torture
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/snapdriver/snapdriver/test/crash/content"
+	"github.com/snapdriver/snapdriver/test/torture/content"
 )
 
 // machine is where the driver runs. Where that has died, errors have the code
@@ -26,14 +25,6 @@ type machine interface {
 	// write writes a content to a volume at a path, and check compares it.
 	write(tag content.Tag, path string) error
 	check(tag content.Tag, path string) error
-}
-
-// kind is a kind of volume.
-type kind struct {
-	name       string
-	how        *csi.VolumeCapability
-	parameters map[string]string
-	size       int64 // of the first, and by how much they grow, in bytes
 }
 
 // largest is how many times their first size volumes grow to.
@@ -119,7 +110,7 @@ func (w *worker) verifyAll() error {
 		if err := w.staged(volume.id, func(path string) error { return w.machine.check(volume.Tag, path) }); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		response, err := w.machine.controller().ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: volume.id})
+		response, err := w.machine.controller().ControllerGetVolume(background, &csi.ControllerGetVolumeRequest{VolumeId: volume.id})
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -128,7 +119,7 @@ func (w *worker) verifyAll() error {
 		}
 	}
 	for name, snapshot := range w.snapshots {
-		response, err := w.machine.controller().GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: snapshot.id})
+		response, err := w.machine.controller().GetSnapshot(background, &csi.GetSnapshotRequest{SnapshotId: snapshot.id})
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -142,12 +133,12 @@ func (w *worker) verifyAll() error {
 // verifyDeleted checks that what was acknowledged as deleted has not come back.
 func (w *worker) verifyDeleted() error {
 	for _, id := range w.deletedVolumes {
-		if _, err := w.machine.controller().ControllerGetVolume(context.Background(), &csi.ControllerGetVolumeRequest{VolumeId: id}); status.Code(err) != codes.NotFound {
+		if _, err := w.machine.controller().ControllerGetVolume(background, &csi.ControllerGetVolumeRequest{VolumeId: id}); status.Code(err) != codes.NotFound {
 			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
 		}
 	}
 	for _, id := range w.deletedSnapshots {
-		if _, err := w.machine.controller().GetSnapshot(context.Background(), &csi.GetSnapshotRequest{SnapshotId: id}); status.Code(err) != codes.NotFound {
+		if _, err := w.machine.controller().GetSnapshot(background, &csi.GetSnapshotRequest{SnapshotId: id}); status.Code(err) != codes.NotFound {
 			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
 		}
 	}
@@ -183,6 +174,10 @@ func (w *worker) choose() (string, func() error) {
 	return name, w.request(name, volume, snapshot)
 }
 
+// changes are all that a worker can ask for, in an order in which they can follow
+// each other.
+var changes = []string{"create", "snapshot", "clone", "restore", "expand", "delete volume", "delete snapshot"}
+
 // request is a change to one of these two, or with it.
 func (w *worker) request(change, volume, snapshot string) func() error {
 	switch change {
@@ -191,9 +186,9 @@ func (w *worker) request(change, volume, snapshot string) func() error {
 	case "snapshot":
 		return w.snapshot(w.volumes[volume])
 	case "clone":
-		return w.create(fromVolume(w.volumes[volume]), w.volumes[volume].Tag, false)
+		return w.create(fromVolume(w.volumes[volume].id), w.volumes[volume].Tag, false)
 	case "restore":
-		return w.create(fromSnapshot(w.snapshots[snapshot]), w.snapshots[snapshot].Tag, false)
+		return w.create(fromSnapshot(w.snapshots[snapshot].id), w.snapshots[snapshot].Tag, false)
 	case "expand":
 		return w.expand(volume)
 	case "delete snapshot":
@@ -201,18 +196,6 @@ func (w *worker) request(change, volume, snapshot string) func() error {
 	default:
 		return w.deleteVolume(volume)
 	}
-}
-
-func fromVolume(volume object) *csi.VolumeContentSource {
-	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
-		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume.id},
-	}}
-}
-
-func fromSnapshot(snapshot object) *csi.VolumeContentSource {
-	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
-		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot.id},
-	}}
 }
 
 // pick returns the name of any one of the objects.
@@ -231,16 +214,9 @@ func (w *worker) newName(kind string) string {
 
 // create asks for a volume; an empty one is filled before it counts.
 func (w *worker) create(source *csi.VolumeContentSource, filling content.Tag, fill bool) func() error {
-	name, capacity := w.newName("volume"), w.size
-	if source != nil {
-		capacity = 0 // the source's
-	}
+	name := w.newName("volume")
 	return func() error {
-		response, err := w.machine.controller().CreateVolume(context.Background(), &csi.CreateVolumeRequest{
-			Name: name, Parameters: w.parameters, VolumeContentSource: source,
-			CapacityRange:      &csi.CapacityRange{RequiredBytes: capacity},
-			VolumeCapabilities: []*csi.VolumeCapability{w.how},
-		})
+		response, err := w.machine.controller().CreateVolume(background, createRequest(w.kind, name, source))
 		if err != nil {
 			return err
 		}
@@ -255,41 +231,26 @@ func (w *worker) create(source *csi.VolumeContentSource, filling content.Tag, fi
 	}
 }
 
-// filesystem and block are how a volume is used.
-func filesystem(fsType string) *csi.VolumeCapability {
-	return &csi.VolumeCapability{
-		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType}},
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
-	}
-}
-
-func block() *csi.VolumeCapability {
-	return &csi.VolumeCapability{
-		AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
-	}
-}
-
 // staged runs use while the volume is published, as a directory or as a device.
 // What a call that was cut off has left is undone first.
 func (w *worker) staged(id string, use func(path string) error) error {
 	staging, target := filepath.Join(w.staging, "staging"), filepath.Join(w.staging, "target")
 	undo := func() error {
-		_, err := w.machine.node().NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+		_, err := w.machine.node().NodeUnpublishVolume(background, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
 		if err == nil {
-			_, err = w.machine.node().NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging})
+			_, err = w.machine.node().NodeUnstageVolume(background, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging})
 		}
 		return err
 	}
 	if err := undo(); err != nil {
 		return err
 	}
-	if _, err := w.machine.node().NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{
+	if _, err := w.machine.node().NodeStageVolume(background, &csi.NodeStageVolumeRequest{
 		VolumeId: id, StagingTargetPath: staging, VolumeCapability: w.how,
 	}); err != nil {
 		return err
 	}
-	if _, err := w.machine.node().NodePublishVolume(context.Background(), &csi.NodePublishVolumeRequest{
+	if _, err := w.machine.node().NodePublishVolume(background, &csi.NodePublishVolumeRequest{
 		VolumeId: id, StagingTargetPath: staging, TargetPath: target, VolumeCapability: w.how,
 	}); err != nil {
 		return err
@@ -300,7 +261,7 @@ func (w *worker) staged(id string, use func(path string) error) error {
 func (w *worker) snapshot(source object) func() error {
 	name := w.newName("snapshot")
 	return func() error {
-		response, err := w.machine.controller().CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source.id})
+		response, err := w.machine.controller().CreateSnapshot(background, &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source.id, Parameters: w.snapshotParameters})
 		if err == nil {
 			w.snapshots[name] = object{response.GetSnapshot().GetSnapshotId(), response.GetSnapshot().GetSizeBytes(), source.Tag}
 		}
@@ -312,7 +273,7 @@ func (w *worker) expand(name string) func() error {
 	grown := w.volumes[name]
 	grown.capacity += w.size
 	return func() error {
-		_, err := w.machine.controller().ControllerExpandVolume(context.Background(), &csi.ControllerExpandVolumeRequest{
+		_, err := w.machine.controller().ControllerExpandVolume(background, &csi.ControllerExpandVolumeRequest{
 			VolumeId: grown.id, CapacityRange: &csi.CapacityRange{RequiredBytes: grown.capacity},
 		})
 		if err == nil {
@@ -325,7 +286,7 @@ func (w *worker) expand(name string) func() error {
 func (w *worker) deleteVolume(name string) func() error {
 	id := w.volumes[name].id
 	return func() error {
-		_, err := w.machine.controller().DeleteVolume(context.Background(), &csi.DeleteVolumeRequest{VolumeId: id})
+		_, err := w.machine.controller().DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: id})
 		if err == nil {
 			w.deletedVolumes = append(w.deletedVolumes, id)
 		}
@@ -337,7 +298,7 @@ func (w *worker) deleteVolume(name string) func() error {
 func (w *worker) deleteSnapshot(name string) func() error {
 	id := w.snapshots[name].id
 	return func() error {
-		_, err := w.machine.controller().DeleteSnapshot(context.Background(), &csi.DeleteSnapshotRequest{SnapshotId: id})
+		_, err := w.machine.controller().DeleteSnapshot(background, &csi.DeleteSnapshotRequest{SnapshotId: id})
 		if err == nil {
 			w.deletedSnapshots = append(w.deletedSnapshots, id)
 		}
@@ -351,7 +312,7 @@ func (w *worker) deleteAll() {
 	for name := range w.snapshots {
 		// Restored once more, to see that it is whole.
 		snapshot := w.snapshots[name]
-		if err := w.create(fromSnapshot(snapshot), snapshot.Tag, false)(); err != nil {
+		if err := w.create(fromSnapshot(snapshot.id), snapshot.Tag, false)(); err != nil {
 			w.t.Errorf("%s: restore: %v", name, err)
 		}
 		if err := w.deleteSnapshot(name)(); err != nil {

@@ -9,7 +9,7 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/snapdriver/snapdriver/test/crash/content"
+	"github.com/snapdriver/snapdriver/test/torture/content"
 )
 
 func main() {
