@@ -3,53 +3,48 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/snapdriver/snapdriver/test/e2e/cluster"
 )
 
-// writers makes a claim and a pod of each kind, and writes its name to each.
-func (s space) writers() []kindOfVolume {
+// useAllKinds makes a claim and a pod of each kind, with the kind's name, which
+// it also writes to the volume.
+func (s space) useAllKinds() {
 	s.Helper()
-	kinds := []kindOfVolume{directoryKind, imageKind, xfsKind, blockKind}
-	for _, kind := range kinds {
+	for _, kind := range allKinds {
 		s.claim(kind.name, kind, small, nil)
-		s.pod(kind.name, kind.name, kind)
+		s.pod(kind.name, kind)
 	}
-	for _, kind := range kinds {
+	for _, kind := range allKinds {
 		s.awaitPod(kind.name)
 		s.write(kind.name, kind, kind.name)
 	}
-	return kinds
 }
 
 // TestReboot: after the node's reboot every pod has its data, and what was
 // snapshotted before can be restored.
 func TestReboot(t *testing.T) {
 	s := newSpace(t)
-	kinds := s.writers()
-	for _, kind := range kinds {
+	s.useAllKinds()
+	expectLeftovers(t)
+	for _, kind := range allKinds {
 		s.snapshot(kind.name, kind.name, snapshotClass)
 		s.awaitSnapshot(kind.name)
 	}
 	if err := kube.Reboot(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range kinds {
+	for _, kind := range allKinds {
 		s.awaitRestart(kind.name)
 		s.expectText(kind.name, kind, kind.name)
-		s.claim(kind.name+"-restored", kind, small, fromSnapshot(kind.name))
-		s.pod(kind.name+"-restored", kind.name+"-restored", kind)
+		s.claim("restored-"+kind.name, kind, small, fromSnapshot(kind.name))
+		s.pod("restored-"+kind.name, kind)
 	}
-	for _, kind := range kinds {
-		s.awaitPod(kind.name + "-restored")
-		s.expectText(kind.name+"-restored", kind, kind.name)
+	for _, kind := range allKinds {
+		s.awaitPod("restored-" + kind.name)
+		s.expectText("restored-"+kind.name, kind, kind.name)
 	}
 }
 
@@ -72,52 +67,51 @@ func (s space) awaitRestart(name string) {
 // TestKubeletKilled: pods run on, and the next kubelet finds every volume.
 func TestKubeletKilled(t *testing.T) {
 	s := newSpace(t)
-	kinds := s.writers()
-	if err := kube.KillKubelet(node); err != nil {
+	s.useAllKinds()
+	if err := kube.Kill(node, "kubelet"); err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range kinds {
-		s.claim(kind.name+"-clone", kind, small, fromClaim(kind.name))
-		s.pod(kind.name+"-clone", kind.name+"-clone", kind)
+	for _, kind := range allKinds {
+		s.claim("clone-"+kind.name, kind, small, fromClaim(kind.name))
+		s.pod("clone-"+kind.name, kind)
 	}
-	for _, kind := range kinds {
-		s.awaitPod(kind.name + "-clone")
-		s.expectText(kind.name+"-clone", kind, kind.name)
+	for _, kind := range allKinds {
+		s.awaitPod("clone-" + kind.name)
+		s.expectText("clone-"+kind.name, kind, kind.name)
+		s.expectText(kind.name, kind, kind.name)
+		s.expectNeverRestarted(kind.name)
 	}
-	s.expectNeverRestarted(kinds)
 }
 
 // TestUpgrade: while the driver is replaced, pods keep their volumes.
 func TestUpgrade(t *testing.T) {
-	const next = "e2e-next"
 	s := newSpace(t)
-	kinds := s.writers()
-	if err := deploy(next); err != nil {
+	s.useAllKinds()
+	const next = "e2e-next"
+	if err := deploy("kind", next); err != nil {
 		t.Fatal(err)
 	}
 	if image := driverPodField(t, "{.items[*].spec.containers[0].image}"); image != driverImage+":"+next {
 		t.Errorf("the driver runs %s", image)
 	}
-	for _, kind := range kinds {
+	for _, kind := range allKinds {
+		s.expectText(kind.name, kind, kind.name)
 		s.write(kind.name, kind, "after the upgrade")
 		s.snapshot(kind.name, kind.name, snapshotClass)
 		s.awaitSnapshot(kind.name)
 		s.expectText(kind.name, kind, "after the upgrade")
+		s.expectNeverRestarted(kind.name)
 	}
-	s.expectNeverRestarted(kinds)
 }
 
-func (s space) expectNeverRestarted(kinds []kindOfVolume) {
+func (s space) expectNeverRestarted(name string) {
 	s.Helper()
-	for _, kind := range kinds {
-		pod, err := core.CoreV1().Pods(s.name).Get(s.Context(), kind.name, metav1.GetOptions{})
-		if err != nil {
-			s.Fatal(err)
-		}
-		if n := pod.Status.ContainerStatuses[0].RestartCount; n != 0 {
-			s.Errorf("pod %s was restarted %d times", kind.name, n)
-		}
-		s.read(kind.name, kind)
+	pod, err := core.CoreV1().Pods(s.name).Get(s.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	if n := pod.Status.ContainerStatuses[0].RestartCount; n != 0 {
+		s.Errorf("pod %s was restarted %d times", name, n)
 	}
 }
 
@@ -135,27 +129,24 @@ func driverPodField(t testing.TB, jsonpath string) string {
 func TestDriverKilled(t *testing.T) {
 	slow := slowSnapshotClass(t)
 	s := newSpace(t)
-	s.claim("data", directoryKind, small, nil)
-	s.pod("app", "data", directoryKind)
-	s.awaitPod("app")
-	s.sh("app", "dd if=/dev/urandom of=/data/noise bs=1M count=200 2>/dev/null; sync")
-	want := s.sh("app", "sha256sum </data/noise")
+	s.use("data", directoryKind, small, nil)
+	want := s.writeNoise("data", 200)
 
 	s.snapshot("snap", "data", slow)
 	killAtWork(t)
 	s.awaitSnapshot("snap")
-	if made := driverFiles(t, "snapshots"); len(made) != 1 {
+	if made := driverFiles(t, node, "snapshots"); len(made) != 1 {
 		t.Errorf("there are the snapshots %v, want one", made)
 	}
 
 	s.claim("restored", directoryKind, small, fromSnapshot("snap"))
-	s.pod("reader", "restored", directoryKind)
+	s.pod("restored", directoryKind)
 	killAtWork(t)
-	s.awaitPod("reader")
-	if got := s.sh("reader", "sha256sum </data/noise"); got != want {
+	s.awaitPod("restored")
+	if got := s.checksum("restored"); got != want {
 		t.Errorf("restored is %s, want %s", got, want)
 	}
-	if made := driverFiles(t, "volumes"); len(made) != 2 {
+	if made := driverFiles(t, node, "volumes"); len(made) != 2 {
 		t.Errorf("there are the volumes %v, want two", made)
 	}
 }
@@ -163,44 +154,21 @@ func TestDriverKilled(t *testing.T) {
 // killAtWork kills the driver as soon as it is building something.
 func killAtWork(t testing.TB) {
 	t.Helper()
-	container := strings.TrimPrefix(driverPodField(t, "{.items[0].status.containerStatuses[?(@.name=='driver')].containerID}"), "containerd://")
-	for limit := t.Context(); len(driverFiles(t, "staging")) == 0; {
-		if limit.Err() != nil {
-			t.Fatal("the driver never built anything")
-		}
-	}
-	cmd, err := kube.Command(node, "ctr", "tasks", "kill", "--signal", "SIGKILL", container)
-	if err != nil {
+	awaitWork(t)
+	if err := kube.Kill(node, "snapdriver"); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", cmd, err, out)
-	}
-	if len(driverFiles(t, "staging")) == 0 {
+	if len(driverFiles(t, node, "staging")) == 0 {
 		t.Fatal("the driver was done before it was killed; the test needs more data")
 	}
 }
 
-// driverFiles lists a directory of the driver's root.
-func driverFiles(t testing.TB, dir string) []string {
+// awaitWork returns when the driver is building something.
+func awaitWork(t testing.TB) {
 	t.Helper()
-	entries, err := os.ReadDir(filepath.Join(driverRoot(t), dir))
-	if err != nil {
-		t.Fatal(err)
+	for deadline := time.Now().Add(patience); len(driverFiles(t, node, "staging")) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the driver never built anything")
+		}
 	}
-	var names []string
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
-}
-
-// driverRoot is the driver's root directory as this process sees it.
-func driverRoot(t testing.TB) string {
-	t.Helper()
-	pid, err := kube.Pid(node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("/proc/%d/root%s", pid, cluster.DriverRoot)
 }

@@ -91,19 +91,22 @@ func (e *examples) retainAndImport() {
 	e.Helper()
 	e.apply("retain.yaml")
 	e.awaitSnapshot("data-kept")
-	content := e.kubectl("get", "volumesnapshot", "data-kept", "-o", "jsonpath={.status.boundVolumeSnapshotContentName}")
-	handle := e.kubectl("get", "volumesnapshotcontent", content, "-o", "jsonpath={.status.snapshotHandle}")
+	content := e.contentOf("data-kept")
 	e.kubectl("delete", "volumesnapshot", "data-kept")
-	e.kubectl("delete", "volumesnapshotcontent", content) // what is on the disk stays
+	e.kubectl("delete", "volumesnapshotcontent", content.Name) // what is on the disk stays
 
-	e.apply("import.yaml", "SNAPSHOT_HANDLE", handle, "namespace: default", "namespace: "+e.name)
+	e.applyImport(*content.Status.SnapshotHandle)
 	e.awaitSnapshot("data-imported")
-	e.claim("imported", directoryKind, "1Gi", fromSnapshot("data-imported"))
-	e.pod("imported", "imported", directoryKind)
-	e.awaitPod("imported")
+	e.use("imported", directoryKind, "1Gi", fromSnapshot("data-imported"))
 	e.awaitOutput("imported", "cat /data/greeting", "changed")
-	// Nothing of this test shall stay, so the example's Retain becomes Delete.
-	e.kubectl("patch", "volumesnapshotcontent", "data-imported", "--type=merge", "-p", `{"spec":{"deletionPolicy":"Delete"}}`)
+}
+
+// applyImport makes a VolumeSnapshot of a snapshot that the driver has. Nothing
+// of a test shall stay, so the example's Retain becomes Delete. More is as in
+// apply.
+func (e *examples) applyImport(handle string, more ...string) {
+	e.Helper()
+	e.apply("import.yaml", append(more, "SNAPSHOT_HANDLE", handle, "namespace: default", "namespace: "+e.name, "Retain", "Delete")...)
 }
 
 func (e *examples) ephemeral() {

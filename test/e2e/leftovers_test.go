@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,15 +15,29 @@ import (
 	"github.com/snapdriver/snapdriver/test/e2e/cluster"
 )
 
+// leftovers say what there is of volumes and snapshots: nil for nothing.
+var leftovers = map[string]func(context.Context) error{
+	"objects": leftObjects, "mounts": leftMounts, "loop devices": leftLoops, "files": leftFiles,
+}
+
 // expectNothingLeft waits until there is no volume and no snapshot in the
 // cluster, and no mount, loop device or file of one on the node.
 func expectNothingLeft(t testing.TB) {
 	t.Helper()
-	for what, look := range map[string]func(context.Context) error{
-		"objects": leftObjects, "mounts": leftMounts, "loop devices": leftLoops, "files": leftFiles,
-	} {
-		if err := poll(patience, look); err != nil {
+	for what, left := range leftovers {
+		if err := poll(patience, left); err != nil {
 			t.Errorf("left behind: %s: %v", what, err)
+		}
+	}
+}
+
+// expectLeftovers is for a time when volumes of all kinds are in use: what finds
+// nothing then would never find anything.
+func expectLeftovers(t testing.TB) {
+	t.Helper()
+	for what, left := range leftovers {
+		if left(t.Context()) == nil {
+			t.Errorf("%s of volumes in use are not found", what)
 		}
 	}
 }
@@ -51,44 +66,93 @@ func leftMounts(context.Context) error {
 	return notMounted("kubernetes.io~csi", "kubernetes.io/csi", cluster.DriverRoot+"/")
 }
 
-// notMounted finds lines of the node's mount table that contain one of parts.
+// notMounted finds mounts in whose line is one of parts.
 func notMounted(parts ...string) error {
-	pid, err := kube.Pid(node)
+	var found []error
+	for _, n := range nodes {
+		mounts, err := mountsWith(n, parts...)
+		if err != nil {
+			return err
+		}
+		if len(mounts) > 0 {
+			found = append(found, fmt.Errorf("%s: %s", n.Name, strings.Join(mounts, "\n")))
+		}
+	}
+	return errors.Join(found...)
+}
+
+// mountsWith returns the lines of a node's mount table that contain one of
+// parts.
+func mountsWith(n cluster.Node, parts ...string) ([]string, error) {
+	pid, err := kube.Pid(n)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var left []error
+	var found []string
 	for line := range strings.Lines(string(table)) {
-		for _, part := range parts {
-			if strings.Contains(line, part) {
-				left = append(left, errors.New(strings.TrimSpace(line)))
-			}
+		if slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(line, part) }) {
+			found = append(found, strings.TrimSpace(line))
 		}
 	}
-	return errors.Join(left...)
+	return found, nil
 }
 
 func leftLoops(context.Context) error {
-	devices, err := kube.LoopDevices(node)
-	if err == nil && len(devices) > 0 {
-		err = fmt.Errorf("%v", devices)
+	var found []error
+	for _, n := range nodes {
+		devices, err := kube.LoopDevices(n)
+		if err != nil {
+			return err
+		}
+		if len(devices) > 0 {
+			found = append(found, fmt.Errorf("%s: %v", n.Name, devices))
+		}
 	}
-	return err
+	return errors.Join(found...)
 }
 
 func leftFiles(context.Context) error {
-	pid, err := kube.Pid(node)
+	var found []error
+	for _, n := range nodes {
+		root, err := driverRoot(n)
+		if err != nil {
+			return err
+		}
+		files, err := filepath.Glob(root + "/*/*")
+		if err != nil {
+			return err
+		}
+		if len(files) > 0 {
+			found = append(found, fmt.Errorf("%s: %v", n.Name, files))
+		}
+	}
+	return errors.Join(found...)
+}
+
+// driverRoot is the driver's root directory on a node, as this process sees it.
+func driverRoot(n cluster.Node) (string, error) {
+	pid, err := kube.Pid(n)
+	return fmt.Sprintf("/proc/%d/root%s", pid, cluster.DriverRoot), err
+}
+
+// driverFiles lists a directory of the driver's root on a node.
+func driverFiles(t testing.TB, n cluster.Node, dir string) []string {
+	t.Helper()
+	root, err := driverRoot(n)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	root := fmt.Sprintf("/proc/%d/root%s", pid, cluster.DriverRoot)
-	left, err := filepath.Glob(root + "/*/*")
-	if err == nil && len(left) > 0 {
-		err = fmt.Errorf("%v", left)
+	entries, err := os.ReadDir(filepath.Join(root, dir))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return err
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
 }

@@ -8,13 +8,16 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	snapshots "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
@@ -24,13 +27,7 @@ import (
 	"github.com/snapdriver/snapdriver/test/e2e/cluster"
 )
 
-const (
-	repository  = "../.."
-	driverName  = "csi.snapdriver.dev"
-	driverSpace = "snapdriver" // the namespace of the overlay
-	driverImage = "ghcr.io/snapdriver/snapdriver"
-	firstTag    = "e2e"
-)
+const repository = "../.."
 
 var (
 	keep = flag.Bool("keep", false, "leave the cluster running")
@@ -41,6 +38,7 @@ var (
 var (
 	kube  cluster.Cluster
 	node  = cluster.Nodes(1)[0]
+	nodes = cluster.Nodes(1) // those that run
 	core  kubernetes.Interface
 	snaps snapshots.Interface
 )
@@ -59,35 +57,61 @@ func TestMain(m *testing.M) {
 }
 
 // withCluster runs the tests on a fresh cluster with the driver deployed.
-func withCluster(m *testing.M) int {
-	err := start(context.Background())
+func withCluster(m *testing.M) (code int) {
+	root, err := filepath.Abs(repository)
+	if err == nil {
+		kube, err = cluster.Default(root)
+	}
+	if err != nil {
+		log.Print(err)
+		return 1
+	}
+	log.Print("waiting until no other test has the cluster")
+	lock, err := kube.Lock()
+	if err != nil {
+		log.Print(err)
+		return 1
+	}
+	defer lock.Close()
 	if !*keep {
+		takeDownOnInterrupt()
 		defer func() {
-			if err := kube.Down(context.Background(), false); err != nil {
-				log.Print("taking the cluster down: ", err)
+			if !takeDown() {
+				code = 1
 			}
 		}()
 	}
-	if err != nil {
+	if err := start(context.Background()); err != nil {
 		log.Print("making the cluster: ", err)
 		return 1
 	}
 	return m.Run()
 }
 
-func start(ctx context.Context) error {
-	root, err := filepath.Abs(repository)
+func takeDown() bool {
+	err := kube.Down(context.Background(), false)
 	if err != nil {
-		return err
+		log.Print("taking the cluster down: ", err)
 	}
-	if kube, err = cluster.Default(root); err != nil {
-		return err
-	}
+	return err == nil
+}
+
+func takeDownOnInterrupt() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		log.Printf("%v: taking the cluster down", <-signals)
+		takeDown()
+		os.Exit(1)
+	}()
+}
+
+func start(ctx context.Context) error {
 	if *use {
 		return connect()
 	}
-	if err := kube.Down(ctx, false); err != nil { // of an earlier run
-		return err
+	if !takeDown() { // that of an earlier run
+		return errors.New("an earlier one is still there")
 	}
 	log.Print("building the cluster's programs")
 	if err := kube.Build(); err != nil {
@@ -99,7 +123,7 @@ func start(ctx context.Context) error {
 	if err := connect(); err != nil {
 		return err
 	}
-	if err := deploy(firstTag); err != nil {
+	if err := deploy("kind", firstTag); err != nil {
 		return err
 	}
 	return makeXFSClass(ctx)
@@ -116,47 +140,6 @@ func connect() error {
 	}
 	snaps, err = snapshots.NewForConfig(config)
 	return err
-}
-
-// deploy installs the driver as a user does, with make deploy's script and the
-// shipped manifests, but for an image of these sources, under a tag, and the
-// newest provisioner that can be built from modules.
-func deploy(tag string) error {
-	if err := kube.LoadDriver([]cluster.Node{node}, driverImage+":"+tag); err != nil {
-		return err
-	}
-	overlay := filepath.Join(kube.Dir, "overlay")
-	if err := writeOverlay(overlay, tag); err != nil {
-		return err
-	}
-	return kube.Hack("deploy.sh", "up", overlay)
-}
-
-// writeOverlay makes a kustomization on top of the shipped one.
-func writeOverlay(dir, tag string) error {
-	shipped := filepath.Join(kube.Root, "deploy", "overlays", "kind")
-	base, err := filepath.Rel(dir, shipped)
-	if err != nil {
-		return err
-	}
-	settings, err := os.ReadFile(filepath.Join(shipped, "settings.yaml")) // the script reads it
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "settings.yaml"), settings, 0o644); err != nil {
-		return err
-	}
-	content := fmt.Sprintf(`apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [%s]
-images:
-- {name: %s, newTag: %s}
-- {name: registry.k8s.io/sig-storage/csi-provisioner, newTag: v6.3.0}
-`, base, driverImage, tag)
-	return os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(content), 0o644)
 }
 
 // kubectl runs kubectl as the administrator and returns what it printed.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -34,7 +35,7 @@ func makeXFSClass(ctx context.Context) error {
 // small is the least that every kind of volume can be of: xfs takes no less.
 const small = "300Mi"
 
-// kindOfVolume is one of the three that the driver has.
+// kindOfVolume is one of those that the driver has.
 type kindOfVolume struct {
 	name  string
 	class string
@@ -46,17 +47,27 @@ var (
 	imageKind     = kindOfVolume{"image", imageClass, corev1.PersistentVolumeFilesystem}
 	xfsKind       = kindOfVolume{"image-xfs", xfsClass, corev1.PersistentVolumeFilesystem}
 	blockKind     = kindOfVolume{"block", directoryClass, corev1.PersistentVolumeBlock}
+
+	allKinds = []kindOfVolume{directoryKind, imageKind, xfsKind, blockKind}
 )
 
 // eachKind runs a test with each kind of volume, all at once.
 func eachKind(t *testing.T, test func(space, kindOfVolume)) {
 	t.Cleanup(func() { expectNothingLeft(t) })
-	for _, kind := range []kindOfVolume{directoryKind, imageKind, xfsKind, blockKind} {
+	for _, kind := range allKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
 			test(newSpaceBesideOthers(t), kind)
 		})
 	}
+}
+
+// use makes a claim and a pod of the same name, and waits until the pod runs.
+func (s space) use(claim string, kind kindOfVolume, size string, source *corev1.TypedLocalObjectReference) {
+	s.Helper()
+	s.claim(claim, kind, size, source)
+	s.pod(claim, kind)
+	s.awaitPod(claim)
 }
 
 // claim makes a claim for a volume of a kind. A source is a snapshot's name, or
@@ -96,10 +107,15 @@ const (
 	devicePath = "/dev/volume"
 )
 
-// pod starts a pod that sleeps with a claim's volume, and does not wait for it.
-func (s space) pod(name, claim string, kind kindOfVolume) {
+// pod starts a pod that sleeps with the volume of the claim of the same name,
+// and does not wait for it.
+func (s space) pod(claim string, kind kindOfVolume) {
 	s.Helper()
-	pod := sleepingPod(name)
+	s.createPod(podWith(claim, kind))
+}
+
+func podWith(claim string, kind kindOfVolume) *corev1.Pod {
+	pod := sleepingPod(claim)
 	pod.Spec.Volumes = []corev1.Volume{volumeOf(claim)}
 	container := &pod.Spec.Containers[0]
 	if kind.mode == corev1.PersistentVolumeBlock {
@@ -107,7 +123,7 @@ func (s space) pod(name, claim string, kind kindOfVolume) {
 	} else {
 		container.VolumeMounts = []corev1.VolumeMount{{Name: claim, MountPath: mountPath}}
 	}
-	s.createPod(pod)
+	return pod
 }
 
 func sleepingPod(name string) *corev1.Pod {
@@ -152,6 +168,20 @@ func (s space) snapshot(name, claim, class string) {
 	}
 }
 
+// contentOf returns the content of a snapshot that has one.
+func (s space) contentOf(snapshot string) *snapshotv1.VolumeSnapshotContent {
+	s.Helper()
+	found, err := snaps.SnapshotV1().VolumeSnapshots(s.name).Get(s.Context(), snapshot, metav1.GetOptions{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	content, err := snaps.SnapshotV1().VolumeSnapshotContents().Get(s.Context(), *found.Status.BoundVolumeSnapshotContentName, metav1.GetOptions{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return content
+}
+
 // write puts text on a pod's volume so that it outlives a power cut; read
 // returns it.
 func (s space) write(pod string, kind kindOfVolume, text string) {
@@ -176,6 +206,19 @@ func (s space) expectText(pod string, kind kindOfVolume, want string) {
 	if got := s.read(pod, kind); got != want {
 		s.Fatalf("%s reads %q, want %q", pod, got, want)
 	}
+}
+
+// writeNoise puts so many MiB on a pod's directory volume that no two files
+// share, nor any compression makes less, and returns their checksum.
+func (s space) writeNoise(pod string, size int) string {
+	s.Helper()
+	s.sh(pod, fmt.Sprintf("dd if=/dev/urandom of=%s/noise bs=1M count=%d 2>/dev/null; sync", mountPath, size))
+	return s.checksum(pod)
+}
+
+func (s space) checksum(pod string) string {
+	s.Helper()
+	return s.sh(pod, "sha256sum <"+mountPath+"/noise")
 }
 
 // growTo is the patch of a claim that asks for another size.

@@ -44,9 +44,7 @@ func slowSnapshotClass(t testing.TB) string {
 func TestFailingSnapshots(t *testing.T) {
 	class := snapshotClassWith(t, "e2e-impossible", map[string]string{"format": "papyrus"})
 	s := newSpace(t)
-	s.claim("data", directoryKind, small, nil)
-	s.pod("app", "data", directoryKind)
-	s.awaitPod("app")
+	s.use("data", directoryKind, small, nil)
 	const count = 8
 	for i := range count {
 		s.snapshot(fmt.Sprint("snap-", i), "data", class)
@@ -55,7 +53,7 @@ func TestFailingSnapshots(t *testing.T) {
 		s.awaitError(fmt.Sprint("snap-", i), "papyrus")
 	}
 	s.kubectl("delete", "volumesnapshots", "--all", "--timeout=60s")
-	s.kubectl("delete", "pod", "app")
+	s.kubectl("delete", "pod", "data")
 	s.kubectl("delete", "pvc", "data", "--timeout=60s")
 }
 
@@ -79,16 +77,12 @@ func (s space) awaitError(snapshot, text string) {
 func TestNamespaceDeleted(t *testing.T) {
 	slow := slowSnapshotClass(t)
 	s := newSpace(t)
-	s.claim("data", directoryKind, small, nil)
-	s.pod("app", "data", directoryKind)
-	s.awaitPod("app")
-	s.sh("app", "dd if=/dev/urandom of=/data/noise bs=1M count=50 2>/dev/null; sync")
+	s.use("data", directoryKind, small, nil)
+	s.writeNoise("data", 50)
 	for i := range 8 {
 		s.snapshot(fmt.Sprint("snap-", i), "data", slow)
 	}
-	for t.Context().Err() == nil && len(driverFiles(t, "staging")) == 0 {
-		// until the driver is at work
-	}
+	awaitWork(t)
 	s.delete()
 }
 
@@ -97,24 +91,19 @@ func TestNamespaceDeleted(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	slow := slowSnapshotClass(t)
 	s := newSpace(t)
-	s.claim("data", directoryKind, small, nil)
-	s.pod("app", "data", directoryKind)
-	s.awaitPod("app")
-	s.sh("app", "dd if=/dev/urandom of=/data/noise bs=1M count=100 2>/dev/null; sync")
+	s.use("data", directoryKind, small, nil)
+	want := s.writeNoise("data", 100)
 
 	filler := fillDisk(t, 40<<20)
 	s.snapshot("snap", "data", slow)
 	s.awaitError("snap", "no space left")
-	content := s.kubectl("get", "volumesnapshot", "snap", "-o", "jsonpath={.status.boundVolumeSnapshotContentName}")
-	s.awaitEventIn(metav1.NamespaceDefault, content, "no space left") // a content has no namespace
+	s.awaitEventIn(metav1.NamespaceDefault, s.contentOf("snap").Name, "no space left") // a content has no namespace
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	s.awaitSnapshot("snap")
-	s.claim("restored", directoryKind, small, fromSnapshot("snap"))
-	s.pod("reader", "restored", directoryKind)
-	s.awaitPod("reader")
-	if got, want := s.sh("reader", "sha256sum </data/noise"), s.sh("app", "sha256sum </data/noise"); got != want {
+	s.use("restored", directoryKind, small, fromSnapshot("snap"))
+	if got := s.checksum("restored"); got != want {
 		t.Errorf("restored is %s, want %s", got, want)
 	}
 }
@@ -123,7 +112,11 @@ func TestFullDisk(t *testing.T) {
 // the time of the test. It returns the file that takes up the rest.
 func fillDisk(t testing.TB, free int64) string {
 	t.Helper()
-	path := filepath.Join(driverRoot(t), "filler")
+	root, err := driverRoot(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(root, "filler")
 	file, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -156,15 +149,11 @@ func TestDeletionOrders(t *testing.T) {
 		t.Run(strings.Join(order, "-"), func(t *testing.T) {
 			t.Parallel()
 			s := newSpaceBesideOthers(t)
-			s.claim("data", kind, small, nil)
-			s.pod("data", "data", kind)
-			s.awaitPod("data")
+			s.use("data", kind, small, nil)
 			s.write("data", kind, "text")
 			s.snapshot("snap", "data", snapshotClass)
 			s.awaitSnapshot("snap")
-			s.claim("restored", kind, small, fromSnapshot("snap"))
-			s.pod("restored", "restored", kind)
-			s.awaitPod("restored")
+			s.use("restored", kind, small, fromSnapshot("snap"))
 			s.deleteInOrder(order, kind)
 		})
 	}
@@ -184,9 +173,7 @@ func (s space) deleteInOrder(order []string, kind kindOfVolume) {
 				s.expectText(left, kind, "text")
 				continue
 			}
-			s.claim("again", kind, small, fromSnapshot("snap"))
-			s.pod("again", "again", kind)
-			s.awaitPod("again")
+			s.use("again", kind, small, fromSnapshot("snap"))
 			s.expectText("again", kind, "text")
 			s.kubectl("delete", "pod", "again")
 			s.kubectl("delete", "pvc", "again", "--timeout=60s")

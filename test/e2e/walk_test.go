@@ -18,10 +18,8 @@ import (
 // snapshot, a change after it, restore, pod.
 func TestWalk(t *testing.T) {
 	eachKind(t, func(s space, kind kindOfVolume) {
-		s.claim("data", kind, small, nil)
-		s.pod("app", "data", kind)
-		s.awaitPod("app")
-		s.write("app", kind, "before")
+		s.use("data", kind, small, nil)
+		s.write("data", kind, "before")
 
 		s.snapshot("snap", "data", snapshotClass)
 		snapshot := s.awaitSnapshot("snap")
@@ -31,68 +29,76 @@ func TestWalk(t *testing.T) {
 		if snapshot.Status.CreationTime.IsZero() {
 			s.Error("the snapshot has no creation time")
 		}
-		s.write("app", kind, "after")
+		s.write("data", kind, "after")
 
-		s.claim("restored", kind, small, fromSnapshot("snap"))
-		s.pod("reader", "restored", kind)
-		s.awaitPod("reader")
-		s.expectText("reader", kind, "before")
-		s.expectText("app", kind, "after")
+		s.use("restored", kind, small, fromSnapshot("snap"))
+		s.expectText("restored", kind, "before")
+		s.expectText("data", kind, "after")
+		s.logStart("restored")
 	})
+}
+
+// logStart shows how a pod came to its volume: by which kubelet, and which
+// mounts that made.
+func (s space) logStart(name string) {
+	s.Helper()
+	s.Log(s.kubectl("get", "nodes", "-o", "wide"))
+	s.Log(s.kubectl("get", "events", "--field-selector", "involvedObject.name="+name))
+	volume := s.kubectl("get", "pvc", name, "-o", "jsonpath={.spec.volumeName}")
+	mounts, err := mountsWith(node, volume)
+	if err != nil || len(mounts) == 0 {
+		s.Errorf("the node has no mount of %s: %v", volume, err)
+	}
+	s.Log(strings.Join(mounts, "\n"))
 }
 
 // TestClone makes a claim from another one that is in use.
 func TestClone(t *testing.T) {
 	eachKind(t, func(s space, kind kindOfVolume) {
-		s.claim("data", kind, small, nil)
-		s.pod("app", "data", kind)
-		s.awaitPod("app")
-		s.write("app", kind, "before")
-		s.claim("clone", kind, small, fromClaim("data"))
-		s.pod("reader", "clone", kind)
-		s.awaitPod("reader")
-		s.write("app", kind, "after")
-		s.expectText("reader", kind, "before")
+		s.use("data", kind, small, nil)
+		s.write("data", kind, "before")
+		s.use("clone", kind, small, fromClaim("data"))
+		s.write("data", kind, "after")
+		s.expectText("clone", kind, "before")
+		s.expectText("data", kind, "after")
 	})
 }
 
 // TestRefusals: what cannot be is said where the user looks, in an event.
 func TestRefusals(t *testing.T) {
 	s := newSpace(t)
-	s.claim("data", imageKind, small, nil)
-	s.pod("app", "data", imageKind)
-	s.awaitPod("app")
+	s.use("data", imageKind, small, nil)
 	s.snapshot("snap", "data", snapshotClass)
 	s.awaitSnapshot("snap")
 
-	s.claim("smaller", imageKind, "200Mi", fromSnapshot("snap"))
-	s.pod("smaller", "smaller", imageKind)
-	s.awaitEvent("smaller", "less than the size")
-
-	s.claim("other", blockKind, small, fromSnapshot("snap"))
-	s.pod("other", "other", blockKind)
-	s.awaitEvent("other", "modifies the mode of the source volume") // the provisioner's own words
-
-	s.claim("nothing", imageKind, small, fromSnapshot("no-such"))
-	s.pod("nothing", "nothing", imageKind)
-	s.awaitEvent("nothing", "no-such")
+	for _, refused := range []struct {
+		claim  string
+		kind   kindOfVolume
+		size   string
+		source string
+		event  string
+	}{
+		{"smaller", imageKind, "200Mi", "snap", "less than the size"},
+		{"other", blockKind, small, "snap", "modifies the mode of the source volume"}, // the provisioner's own words
+		{"nothing", imageKind, small, "no-such", "no-such"},
+	} {
+		s.claim(refused.claim, refused.kind, refused.size, fromSnapshot(refused.source))
+		s.pod(refused.claim, refused.kind)
+		s.awaitEvent(refused.claim, refused.event)
+	}
 }
 
 // TestGrow restores in a larger size and lets a volume in use grow.
 func TestGrow(t *testing.T) {
 	eachKind(t, func(s space, kind kindOfVolume) {
-		s.claim("data", kind, small, nil)
-		s.pod("app", "data", kind)
-		s.awaitPod("app")
-		s.write("app", kind, "kept")
+		s.use("data", kind, small, nil)
+		s.write("data", kind, "kept")
 		s.snapshot("snap", "data", snapshotClass)
 		s.awaitSnapshot("snap")
 
-		s.claim("larger", kind, "512Mi", fromSnapshot("snap"))
-		s.pod("reader", "larger", kind)
-		s.awaitPod("reader")
-		s.expectText("reader", kind, "kept")
-		s.expectSize("reader", kind, 512)
+		s.use("larger", kind, "512Mi", fromSnapshot("snap"))
+		s.expectText("larger", kind, "kept")
+		s.expectSize("larger", kind, 512)
 
 		s.kubectl("patch", "pvc", "data", "-p", growTo("1Gi"))
 		if kind == imageKind && !maySetResources(s) {
@@ -103,16 +109,16 @@ func TestGrow(t *testing.T) {
 			})
 			// As that condition says; but a kubelet that finds the next pod at once
 			// does not stage the volume anew.
-			s.kubectl("delete", "pod", "app", "reader")
+			s.kubectl("delete", "pod", "data", "larger")
 			s.await("no mount of it", s.unmounted)
-			s.pod("app", "data", kind)
-			s.awaitPod("app")
+			s.pod("data", kind)
+			s.awaitPod("data")
 		}
 		s.awaitClaim("data", func(claim *corev1.PersistentVolumeClaim) bool {
 			return claim.Status.Capacity.Storage().String() == "1Gi"
 		})
-		s.expectSize("app", kind, 1024)
-		s.expectText("app", kind, "kept")
+		s.expectSize("data", kind, 1024)
+		s.expectText("data", kind, "kept")
 	})
 }
 

@@ -16,10 +16,14 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Cluster says where a cluster lies. It holds no other state, so that any
@@ -33,18 +37,38 @@ type Cluster struct {
 	Root string
 }
 
-// Default is the one cluster of this machine. SNAPDRIVER_E2E_DIR is an absolute
-// path that names another directory for it.
+// Default is the one cluster of this machine. SNAPDRIVER_E2E_DIR names another
+// place for it; what is there already is not touched.
 func Default(root string) (Cluster, error) {
 	cache, err := os.UserCacheDir() // XDG_CACHE_HOME
 	if err != nil {
 		return Cluster{}, err
 	}
-	c := Cluster{Dir: "/var/tmp/snapdriver-e2e", Bin: filepath.Join(cache, "snapdriver-e2e"), Root: root}
+	place := "/var/tmp"
 	if dir := os.Getenv("SNAPDRIVER_E2E_DIR"); dir != "" {
-		c.Dir = filepath.Clean(dir)
+		if place, err = filepath.Abs(dir); err != nil {
+			return Cluster{}, err
+		}
 	}
-	return c, nil
+	const name = "snapdriver-e2e" // Down removes the directory of that name
+	return Cluster{Dir: filepath.Join(place, name), Bin: filepath.Join(cache, name), Root: root}, nil
+}
+
+// Lock waits until no other process has the cluster for itself, and takes it.
+// Closing what it returns, or the end of this process, gives it free.
+func (c Cluster) Lock() (io.Closer, error) {
+	file, err := os.OpenFile(c.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", file.Name(), err), file.Close())
+	}
+	return file, nil
 }
 
 // Kubeconfig is the file that makes kubectl the administrator, from anywhere on
@@ -54,11 +78,17 @@ func (c Cluster) Kubeconfig() string { return c.pki("admin.kubeconfig") }
 // Logs is the directory of the log files of a node's components.
 func (c Cluster) Logs(n Node) string { return filepath.Join(c.nodeDir(n), "log") }
 
+// AuditLog is the file in which the apiserver notes each request of a pod: one
+// event of audit.k8s.io/v1 a line.
+func (c Cluster) AuditLog() string { return filepath.Join(c.Logs(Nodes(1)[0]), "audit.log") }
+
 // Program is the path of a program that Build has made.
 func (c Cluster) Program(name string) string { return filepath.Join(c.Bin, name) }
 
 func (c Cluster) pki(name string) string    { return filepath.Join(c.Dir, "pki", name) }
 func (c Cluster) nodeDir(n Node) string     { return filepath.Join(c.Dir, n.Name) }
+func (c Cluster) imageStore(n Node) string  { return filepath.Join(c.nodeDir(n), "containerd") }
+func (c Cluster) disk(n Node) string        { return filepath.Join(c.nodeDir(n), "driver.img") }
 func (c Cluster) config(name string) string { return filepath.Join(c.Dir, "config", name) }
 
 // programs of this machine that a cluster needs, and the packages they are in.

@@ -44,6 +44,7 @@ func controlPlane(c Cluster, n Node) []component {
 			"--service-account-key-file=" + c.pki("sa.key"), "--service-account-signing-key-file=" + c.pki("sa.key"),
 			"--kubelet-preferred-address-types=InternalIP", "--kubelet-certificate-authority=" + c.pki("ca.crt"),
 			"--kubelet-client-certificate=" + c.pki("client.crt"), "--kubelet-client-key=" + c.pki("client.key"),
+			"--audit-policy-file=" + c.config("audit.yaml"), "--audit-log-path=" + c.AuditLog(), "--audit-log-maxsize=1000",
 			"--profiling=false",
 		}},
 		{"kube-controller-manager", []string{
@@ -61,10 +62,11 @@ func controlPlane(c Cluster, n Node) []component {
 func (c Cluster) writeConfig(nodes []Node) error {
 	files := map[string]string{
 		"kubelet.yaml": fmt.Sprintf(kubeletConfig, containerdSocket, c.pki("ca.crt"), c.pki("server.crt"), c.pki("server.key")),
+		"audit.yaml":   auditPolicy,
 		"resolv.conf":  "nameserver 127.0.0.1\n",
 	}
 	for _, n := range nodes {
-		files[n.Name+"/containerd.toml"] = fmt.Sprintf(containerdConfig, filepath.Join(c.nodeDir(n), "containerd"), pauseImage, c.config(n.Name+"/cni"))
+		files[n.Name+"/containerd.toml"] = fmt.Sprintf(containerdConfig, c.imageStore(n), pauseImage, c.config(n.Name+"/cni"))
 		files[n.Name+"/cni/bridge.conflist"] = fmt.Sprintf(cniConfig, n.podNetwork())
 	}
 	for name, content := range files {
@@ -123,6 +125,21 @@ nodeStatusUpdateFrequency: 5s
 volumeStatsAggPeriod: 10s
 # More than 110 pods for the test that takes many snapshots at once.
 maxPods: 400
+`
+
+// auditPolicy: what the service accounts of pods ask for, not those of
+// Kubernetes' own controllers.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: ["system:serviceaccount:kube-system:snapshot-controller"]
+- level: None
+  userGroups: ["system:serviceaccounts:kube-system"]
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
+- level: None
 `
 
 const cniConfig = `{"cniVersion": "1.0.0", "name": "bridge", "plugins": [{

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,15 +15,9 @@ import (
 // keep its disks stay, and Up starts the same cluster again. The page cache
 // stays too: that is less than a power cut, which test/torture is about.
 func (c Cluster) Down(ctx context.Context, keep bool) error {
-	directories, err := filepath.Glob(filepath.Join(c.Dir, "node*"))
-	if err != nil {
-		return err
-	}
 	var problems []error
-	for _, n := range Nodes(len(directories)) {
-		if err := c.stopNode(ctx, n); err != nil {
-			problems = append(problems, fmt.Errorf("stop %s: %w", n.Name, err))
-		}
+	for _, n := range Nodes(MaxNodes) {
+		problems = append(problems, c.Stop(ctx, n))
 	}
 	problems = append(problems, removeLink(bridge), c.restoreSysctls())
 	if err := errors.Join(problems...); err != nil {
@@ -37,9 +29,30 @@ func (c Cluster) Down(ctx context.Context, keep bool) error {
 	return os.RemoveAll(c.Dir)
 }
 
-// stopNode kills a node's first process, which ends all others, and detaches
-// the loop devices that lie on files of the node: they outlive its mounts.
-func (c Cluster) stopNode(ctx context.Context, n Node) error {
+// Stop kills a node's first process, which ends all others, and takes back what
+// outlives it. It does as much as it can, however far the node had come. The API
+// keeps the node.
+func (c Cluster) Stop(ctx context.Context, n Node) error {
+	loops, err := c.LoopDevices(n)
+	problems := []error{err, c.killFirst(ctx, n)}
+	// The kernel takes a dead namespace's interfaces away at its leisure.
+	problems = append(problems, removeLink(n.hostLink()))
+	for _, device := range loops {
+		problems = append(problems, command("losetup", "--detach", device))
+	}
+	// The last processes leave their cgroups a moment after they ended.
+	problems = append(problems, poll(ctx, func() error { return c.removeCgroups(n) }))
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("stop %s: %w", n.Name, err)
+	}
+	if err := os.Remove(c.pidFile(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// killFirst kills a node's first process, if it runs, and waits for its end.
+func (c Cluster) killFirst(ctx context.Context, n Node) error {
 	pid, err := c.Pid(n)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -47,38 +60,19 @@ func (c Cluster) stopNode(ctx context.Context, n Node) error {
 	if err != nil {
 		return err
 	}
-	var loops []string
-	if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && bytes.Contains(cmdline, []byte("run\x00"+n.Name)) {
-		if loops, err = c.LoopDevices(n); err != nil {
-			return err
-		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-			return err
-		}
-		err := poll(ctx, func() error {
-			if unix.Kill(pid, 0) == nil {
-				return errors.New("its first process still runs")
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !bytes.Contains(command, []byte("run\x00"+n.Name)) {
+		return nil // it has ended before; the number may be another's by now
 	}
-	// The kernel takes a dead namespace's interfaces away at its leisure.
-	if err := removeLink(n.hostLink()); err != nil {
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		return err
 	}
-	for _, device := range loops {
-		if err := command("losetup", "--detach", device); err != nil {
-			return err
+	return poll(ctx, func() error {
+		if unix.Kill(pid, 0) == nil {
+			return errors.New("its first process still runs")
 		}
-	}
-	// The last processes leave their cgroups a moment after they ended.
-	if err := poll(ctx, func() error { return c.removeCgroups(n) }); err != nil {
-		return err
-	}
-	return os.Remove(c.pidFile(n))
+		return nil
+	})
 }
 
 // removeLink removes a network interface, if it is there.
@@ -88,33 +82,4 @@ func removeLink(name string) error {
 		return nil
 	}
 	return err
-}
-
-// LoopDevices lists the loop devices over files in a running node's /var/lib,
-// which a machine's own path of the same name is not mistaken for.
-func (c Cluster) LoopDevices(n Node) ([]string, error) {
-	pid, err := c.Pid(n)
-	if err != nil {
-		return nil, err
-	}
-	out, err := enter(pid, "losetup", "--noheadings", "--raw", "--output", "NAME,BACK-INO,BACK-MAJ:MIN,BACK-FILE").Output()
-	if err != nil {
-		return nil, fmt.Errorf("list loop devices: %w", err)
-	}
-	var devices []string
-	for line := range strings.Lines(string(out)) {
-		fields := strings.Fields(line)
-		if len(fields) != 4 || !strings.HasPrefix(fields[3], "/var/lib/") {
-			continue
-		}
-		var stat unix.Stat_t
-		if err := unix.Stat(fmt.Sprintf("/proc/%d/root%s", pid, fields[3]), &stat); err != nil {
-			continue // a file of that name is the machine's
-		}
-		device := fmt.Sprintf("%d:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev))
-		if fields[1] == fmt.Sprint(stat.Ino) && fields[2] == device {
-			devices = append(devices, fields[0])
-		}
-	}
-	return devices, nil
 }

@@ -17,7 +17,7 @@ import (
 // Run is the first process of a node's namespaces: it lays out mounts and
 // network, starts the node's components and keeps them. It ends only when it
 // is killed, and everything in the namespaces with it.
-func (c Cluster) Run(n Node, nodes []Node) error {
+func (c Cluster) Run(n Node) error {
 	// Up closes it when the node has its network interface.
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return err
@@ -28,7 +28,7 @@ func (c Cluster) Run(n Node, nodes []Node) error {
 	if err := c.mounts(n); err != nil {
 		return fmt.Errorf("mounts of %s: %w", n.Name, err)
 	}
-	if err := network(n, nodes); err != nil {
+	if err := network(n); err != nil {
 		return fmt.Errorf("network of %s: %w", n.Name, err)
 	}
 	if err := os.Setenv("PATH", c.Bin+":"+os.Getenv("PATH")); err != nil {
@@ -80,23 +80,24 @@ func (c Cluster) mounts(n Node) error {
 			return fmt.Errorf("mount %s: %w", target, err)
 		}
 	}
-	for _, made := range []string{"/run/lock", "/run/udev", componentsDir, "/var/lib/kubelet", DriverRoot} {
+	for _, made := range []string{"/run/lock", "/run/udev", "/var/lib/kubelet", DriverRoot} {
 		if err := os.MkdirAll(made, 0o755); err != nil {
 			return err
 		}
 	}
-	return command("mount", "-o", "loop", filepath.Join(dir, "driver.img"), DriverRoot)
+	return command("mount", "-o", "loop", c.disk(n), DriverRoot)
 }
 
 // network gives the node its addresses. The service address of the apiserver is
 // simply one of the first node's, so that no kube-proxy is needed.
-func network(n Node, nodes []Node) error {
+func network(n Node) error {
 	lines := []string{
 		"link set lo up",
 		"addr add " + n.ip() + "/24 dev eth0",
 		"link set eth0 up",
 		"route add default via " + hostIP,
 	}
+	nodes := Nodes(MaxNodes)
 	for _, other := range nodes {
 		if other != n {
 			lines = append(lines, "route add "+other.podNetwork()+" via "+other.ip())
@@ -131,11 +132,6 @@ type supervisor struct {
 	running map[int]component // by process
 }
 
-const componentsDir = "/run/snapdriver-e2e"
-
-// componentPid is the file, in the node, that holds a component's process.
-func componentPid(name string) string { return filepath.Join(componentsDir, name+".pid") }
-
 func (s *supervisor) start(c component) error {
 	output, err := os.OpenFile(filepath.Join(s.cluster.Logs(s.node), c.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -148,7 +144,7 @@ func (s *supervisor) start(c component) error {
 		return err
 	}
 	s.running[cmd.Process.Pid] = c
-	return os.WriteFile(componentPid(c.name), fmt.Append(nil, cmd.Process.Pid), 0o644)
+	return nil
 }
 
 // run waits for every process that ends. A component is then started again:

@@ -24,37 +24,47 @@ func (c Cluster) inCgroups(n Node, start func() error) (err error) {
 	if err != nil {
 		return err
 	}
-	var made strings.Builder
+	var dirs []string
+	for _, controller := range controllers {
+		dirs = append(dirs, filepath.Join(cgroupRoot, controller, own[controller], n.cgroup()))
+	}
+	if err := os.WriteFile(c.cgroupsFile(n), []byte(strings.Join(dirs, "\n")), 0o644); err != nil {
+		return err
+	}
 	move := func(dir string) error {
 		return os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, os.Getpid()), 0o644)
 	}
-	for _, controller := range controllers {
-		parent := filepath.Join(cgroupRoot, controller, own[controller])
-		dir := filepath.Join(parent, "snapdriver-e2e-"+n.Name)
-		if err := os.Mkdir(dir, 0o755); err != nil {
+	for _, dir := range dirs {
+		if err := makeCgroup(dir); err != nil {
 			return err
-		}
-		fmt.Fprintln(&made, dir)
-		if controller == "cpuset" { // empty in a new cgroup, which then takes no process
-			for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
-				value, err := os.ReadFile(filepath.Join(parent, name))
-				if err != nil {
-					return err
-				}
-				if err := os.WriteFile(filepath.Join(dir, name), value, 0o644); err != nil {
-					return err
-				}
-			}
 		}
 		if err := move(dir); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, move(parent)) }()
-	}
-	if err := os.WriteFile(c.cgroupsFile(n), []byte(made.String()), 0o644); err != nil {
-		return err
+		defer func() { err = errors.Join(err, move(filepath.Dir(dir))) }()
 	}
 	return start()
+}
+
+// makeCgroup makes a cgroup with the processors and the memory of its parent: a
+// new one has none in the hierarchy cpuset, and would take no process.
+func makeCgroup(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+		value, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another hierarchy
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), value, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c Cluster) cgroupsFile(n Node) string { return filepath.Join(c.nodeDir(n), "cgroups") }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Node is one node of a cluster. The first one holds the control plane too.
@@ -14,6 +16,9 @@ type Node struct {
 	Name  string
 	index int // from 1
 }
+
+// MaxNodes is how many nodes a cluster is prepared for.
+const MaxNodes = 2
 
 // Nodes are the first count nodes: node1, node2, ...
 func Nodes(count int) []Node {
@@ -39,6 +44,7 @@ const (
 func (n Node) ip() string         { return fmt.Sprintf("192.168.250.%d", n.index+1) }
 func (n Node) podNetwork() string { return fmt.Sprintf("10.244.%d.0/23", 2*n.index) }
 func (n Node) hostLink() string   { return "sde2e-" + n.Name } // this machine's end of its network
+func (n Node) cgroup() string     { return "snapdriver-e2e-" + n.Name }
 func (n Node) control() bool      { return n.index == 1 }
 
 // enter runs a program in the namespaces of a node whose first process is pid.
@@ -92,11 +98,41 @@ func (c Cluster) ImportImages(n Node, archive string) error {
 	return nil
 }
 
-// KillKubelet ends a node's kubelet without warning; the node starts it again.
-func (c Cluster) KillKubelet(n Node) error {
-	cmd, err := c.Command(n, "sh", "-c", "kill -KILL $(cat "+componentPid("kubelet")+")")
+// Kill ends a program of a node without warning, be it in a container or not.
+// The node or its kubelet starts it again.
+func (c Cluster) Kill(n Node, program string) error {
+	pid, err := findProcess(n, program)
 	if err != nil {
 		return err
 	}
-	return cmd.Run()
+	return unix.Kill(pid, unix.SIGKILL)
+}
+
+// findProcess returns the one process of a node that runs a program.
+func findProcess(n Node, program string) (int, error) {
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	var found []int
+	for _, path := range commands {
+		command, _ := os.ReadFile(path) // of a process that may be gone
+		name, _, _ := strings.Cut(string(command), "\x00")
+		if filepath.Base(name) != program {
+			continue
+		}
+		groups, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cgroup"))
+		if !strings.Contains(strings.ReplaceAll(string(groups), "\n", "/"), "/"+n.cgroup()+"/") {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return 0, err
+		}
+		found = append(found, pid)
+	}
+	if len(found) != 1 {
+		return 0, fmt.Errorf("%s has the processes %v that run %s, want one", n.Name, found, program)
+	}
+	return found[0], nil
 }

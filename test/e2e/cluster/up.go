@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"os"
 	"os/exec"
@@ -22,52 +23,63 @@ import (
 // driverSpace is the size of the filesystem at DriverRoot, sparse.
 const driverSpace = "12G"
 
-// Up starts a cluster of so many nodes and returns when all are ready. After
-// Down(keep) it starts the same cluster again, as after a power cut.
+// Up starts a cluster with the first count nodes and returns when they are
+// ready. After Down(keep) it starts the same cluster again, as after a power
+// cut.
 func (c Cluster) Up(ctx context.Context, count int) error {
 	if err := Missing(); err != nil {
 		return err
 	}
-	nodes := Nodes(count)
-	for _, n := range nodes {
-		if _, err := os.Stat(c.pidFile(n)); err == nil {
-			return fmt.Errorf("%s runs already, or was not taken down: %s exists", n.Name, c.pidFile(n))
-		}
+	if count < 1 || count > MaxNodes {
+		return fmt.Errorf("a cluster has 1 to %d nodes, not %d", MaxNodes, count)
 	}
 	_, err := os.Stat(c.pki(""))
-	fresh := errors.Is(err, os.ErrNotExist)
+	fresh := errors.Is(err, fs.ErrNotExist)
 	if fresh {
-		if err := c.prepare(nodes); err != nil {
+		if err := c.prepare(); err != nil {
 			return err
 		}
 	}
 	if err := c.reach(); err != nil {
 		return err
 	}
-	for _, n := range nodes {
-		if err := c.startNode(n, count); err != nil {
-			return fmt.Errorf("start %s: %w", n.Name, err)
+	for _, n := range Nodes(count) {
+		if err := c.Start(ctx, n); err != nil {
+			return err
 		}
 	}
-	if fresh {
-		for _, n := range nodes {
-			if err := poll(ctx, func() error { return c.ImportImages(n, c.Program("images.tar")) }); err != nil {
-				return fmt.Errorf("containerd of %s does not work (see %s): %w", n.Name, c.Logs(n), err)
-			}
-		}
-	}
-	if err := c.awaitNodes(ctx, nodes); err != nil || !fresh {
-		return err
+	if !fresh {
+		return nil
 	}
 	return c.Hack("snapshot-controller.sh")
 }
 
-// Reboot cuts the nodes' power and starts them again.
+// Reboot cuts the power of a cluster's first count nodes and starts them again.
 func (c Cluster) Reboot(ctx context.Context, count int) error {
 	if err := c.Down(ctx, true); err != nil {
 		return err
 	}
 	return c.Up(ctx, count)
+}
+
+// Start starts a node of a cluster that is up, and returns when it is ready. The
+// first time it also gives the node its images.
+func (c Cluster) Start(ctx context.Context, n Node) error {
+	if _, err := os.Stat(c.pidFile(n)); err == nil {
+		return fmt.Errorf("%s runs already, or was not taken down: %s exists", n.Name, c.pidFile(n))
+	}
+	_, err := os.Stat(c.imageStore(n))
+	fresh := errors.Is(err, fs.ErrNotExist)
+	started := time.Now()
+	if err := c.startProcess(n); err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	if fresh {
+		if err := poll(ctx, func() error { return c.ImportImages(n, c.Program("images.tar")) }); err != nil {
+			return fmt.Errorf("containerd of %s does not work (see %s): %w", n.Name, c.Logs(n), err)
+		}
+	}
+	return c.awaitReady(ctx, n, started)
 }
 
 // Hack runs a script of the repository's hack/ with the cluster's kubectl.
@@ -80,16 +92,16 @@ func (c Cluster) Hack(script string, args ...string) error {
 	return nil
 }
 
-// prepare writes all that outlives a reboot.
-func (c Cluster) prepare(nodes []Node) error {
+// prepare writes all that outlives a reboot, for as many nodes as there may be.
+func (c Cluster) prepare() error {
+	nodes := Nodes(MaxNodes)
 	for _, n := range nodes {
 		for _, dir := range []string{"lib", "varlog/pods", "varlog/containers", "log"} {
 			if err := os.MkdirAll(filepath.Join(c.nodeDir(n), dir), 0o755); err != nil {
 				return err
 			}
 		}
-		disk := filepath.Join(c.nodeDir(n), "driver.img")
-		if err := command("mkfs.xfs", "-q", "-d", "file,name="+disk+",size="+driverSpace); err != nil {
+		if err := command("mkfs.xfs", "-q", "-d", "file,name="+c.disk(n)+",size="+driverSpace); err != nil {
 			return err
 		}
 	}
@@ -113,9 +125,9 @@ func (c Cluster) reach() error {
 	return command("ip", "link", "set", bridge, "up")
 }
 
-// startNode starts the first process of a node, in cgroups of the node's own,
+// startProcess starts the first process of a node, in cgroups of the node's own,
 // and connects it to the bridge.
-func (c Cluster) startNode(n Node, count int) error {
+func (c Cluster) startProcess(n Node) error {
 	output, err := os.OpenFile(filepath.Join(c.Logs(n), "init.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -126,17 +138,21 @@ func (c Cluster) startNode(n Node, count int) error {
 		return err
 	}
 	defer gate.Close()
-	cmd := exec.Command(c.Program("cluster"), "-root", c.Root, "-dir", c.Dir, "-nodes", fmt.Sprint(count), "run", n.Name)
+	cmd := exec.Command(c.Program("cluster"), "-root", c.Root, "run", n.Name)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = gate, output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET |
 		syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID | syscall.CLONE_NEWCGROUP}
-	if err := c.inCgroups(n, cmd.Start); err != nil {
-		return err
-	}
-	// Should this process still be there when the node ends, it is the parent.
-	go func() { _ = cmd.Wait() }()
-	pid := fmt.Sprint(cmd.Process.Pid)
-	if err := os.WriteFile(c.pidFile(n), []byte(pid), 0o644); err != nil {
+	var pid string
+	err = c.inCgroups(n, func() error {
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		// Should this process still be there when the node ends, it is the parent.
+		go func() { _ = cmd.Wait() }()
+		pid = fmt.Sprint(cmd.Process.Pid)
+		return os.WriteFile(c.pidFile(n), []byte(pid), 0o644)
+	})
+	if err != nil {
 		return err
 	}
 	for _, line := range []string{
@@ -151,8 +167,8 @@ func (c Cluster) startNode(n Node, count int) error {
 	return release.Close()
 }
 
-// awaitNodes returns when the apiserver answers and every node is ready anew.
-func (c Cluster) awaitNodes(ctx context.Context, nodes []Node) error {
+// awaitReady returns when a node that was started then is ready anew.
+func (c Cluster) awaitReady(ctx context.Context, n Node, started time.Time) error {
 	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
 	if err != nil {
 		return err
@@ -161,18 +177,15 @@ func (c Cluster) awaitNodes(ctx context.Context, nodes []Node) error {
 	if err != nil {
 		return err
 	}
-	started := time.Now()
-	for _, n := range nodes {
-		if err := poll(ctx, func() error { return ready(ctx, client, n, started) }); err != nil {
-			return fmt.Errorf("%s (its log files are in %s): %w", n.Name, c.Logs(n), err)
-		}
-		log.Printf("%s is ready", n.Name)
+	if err := poll(ctx, func() error { return ready(ctx, client, n, started) }); err != nil {
+		return fmt.Errorf("%s (its log files are in %s): %w", n.Name, c.Logs(n), err)
 	}
+	log.Printf("%s is ready", n.Name)
 	return nil
 }
 
-// ready says why a node is not ready. What was reported before the start of
-// this awaiting, hence before a reboot, does not count.
+// ready says why a node is not ready. What its kubelet reported before the node
+// was started, hence before a reboot, does not count.
 func ready(ctx context.Context, client kubernetes.Interface, n Node, started time.Time) error {
 	node, err := client.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
 	if err != nil {
@@ -185,7 +198,7 @@ func ready(ctx context.Context, client kubernetes.Interface, n Node, started tim
 		if condition.Status != corev1.ConditionTrue {
 			return errors.New(condition.Message)
 		}
-		if !condition.LastHeartbeatTime.After(started.Add(-time.Second)) {
+		if condition.LastHeartbeatTime.Time.Before(started.Truncate(time.Second)) { // it has no fractions
 			return errors.New("its kubelet has not reported yet")
 		}
 		return nil

@@ -36,7 +36,6 @@ func main() {
 
 func run(ctx context.Context) error {
 	root := flag.String("root", ".", "the repository")
-	dir := flag.String("dir", "", "directory for all that the cluster writes")
 	count := flag.Int("nodes", 1, "number of nodes")
 	flag.Parse()
 	absolute, err := filepath.Abs(*root)
@@ -46,9 +45,6 @@ func run(ctx context.Context) error {
 	c, err := cluster.Default(absolute)
 	if err != nil {
 		return err
-	}
-	if *dir != "" {
-		c.Dir = *dir
 	}
 	nodes := cluster.Nodes(*count)
 	switch verb, args := flag.Arg(0), flag.Args(); verb {
@@ -73,11 +69,12 @@ func run(ctx context.Context) error {
 	case "reboot":
 		return c.Reboot(ctx, *count)
 	case "run": // the first process of a node, started by up
-		i := slices.IndexFunc(nodes, func(n cluster.Node) bool { return n.Name == flag.Arg(1) })
+		all := cluster.Nodes(cluster.MaxNodes)
+		i := slices.IndexFunc(all, func(n cluster.Node) bool { return n.Name == flag.Arg(1) })
 		if i < 0 {
 			return fmt.Errorf("there is no node %q", flag.Arg(1))
 		}
-		return c.Run(nodes[i], nodes)
+		return c.Run(all[i])
 	default:
 		return fmt.Errorf("%q is none of build, up, driver, exec, kubeconfig, reboot, down", verb)
 	}
