@@ -6,9 +6,9 @@ TOOLS   := $(CURDIR)/.cache/bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE   ?= ghcr.io/snapdriver/snapdriver:$(VERSION)
 
-# The end-to-end tests are a module of their own. -trimpath, that everything in it
-# is compiled once and in whichever directory.
-E2E := cd test/e2e && $(GO)
+# The end-to-end tests are a module of their own. Everything is compiled as the
+# cluster's programs are (-trimpath, no cgo), hence once, in whichever directory.
+E2E := cd test/e2e && GOFLAGS="$$($(GO) env GOFLAGS) -trimpath" CGO_ENABLED=0
 
 # Pinned; built from source into .cache, for it must know our Go version.
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
@@ -37,10 +37,10 @@ demo: build ## See a snapshot taken and restored through the real server
 	$(BIN)/snapdriver demo
 
 .PHONY: test
-test: setup ## Run every test but those of a cluster: conformance, crashes, csi-sanity (root for most)
+test: setup ## Run every test: conformance, crashes, csi-sanity, Kubernetes (root for most)
 	$(GO) test $(TESTFLAGS) -run '^$$' ./... >/dev/null # builds, several packages at once
 	$(GO) test $(TESTFLAGS) -p 1 -count=1 ./...
-	$(E2E) test -trimpath -count=1 ./manifests
+	$(MAKE) test-e2e
 
 .PHONY: test-unit
 test-unit: ## Run what needs neither root nor a minute
@@ -55,26 +55,27 @@ torture: setup ## Run the torture suite for long: the machine, killed and raced 
 	$(GO) test $(TESTFLAGS) -v -count=1 ./test/torture -torture.scale 4
 
 .PHONY: test-e2e
-test-e2e: setup ## Run the end-to-end tests on a Kubernetes cluster made for them (root)
-	$(E2E) test -trimpath -v -count=1 -timeout 60m .
+test-e2e: setup ## Test the manifests, and the driver on a Kubernetes cluster made for it (root)
+	$(E2E) $(GO) test -count=1 ./manifests
+	$(E2E) $(GO) test -v -count=1 -timeout 60m .
 
 .PHONY: test-external
 test-external: setup ## Run all of Kubernetes' own storage tests that apply, an hour or so
-	$(E2E) test -trimpath -v -count=1 -timeout 4h -run External . -all
+	$(E2E) $(GO) test -v -count=1 -timeout 4h -run External . -all
 
 .PHONY: e2e-up
 e2e-up: setup ## Start that cluster, to try things out; the first time this compiles Kubernetes
-	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) build
-	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) up
-	@echo "export KUBECONFIG=$$($(E2E) run -trimpath ./cmd/cluster kubeconfig)"
+	$(E2E) $(GO) run ./cmd/cluster -root $(CURDIR) build
+	$(E2E) $(GO) run ./cmd/cluster -root $(CURDIR) up
+	@echo "export KUBECONFIG=$$($(E2E) $(GO) run ./cmd/cluster kubeconfig)"
 
 .PHONY: e2e-driver
 e2e-driver: ## Give that cluster the driver's image, as $(IMAGE)
-	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) driver $(IMAGE)
+	$(E2E) $(GO) run ./cmd/cluster -root $(CURDIR) driver $(IMAGE)
 
 .PHONY: e2e-down
 e2e-down: ## End that cluster, and remove all that it wrote
-	$(E2E) run -trimpath ./cmd/cluster -root $(CURDIR) down
+	$(E2E) $(GO) run ./cmd/cluster -root $(CURDIR) down
 
 .PHONY: sanity
 sanity: setup ## Run csi-sanity only, and count what it skips
@@ -88,19 +89,19 @@ bench: setup build ## Compare with the floors: cp --reflink, tar, FICLONE (root)
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters, the import rule among them
 	$(GOLANGCI_LINT) run
-	cd test/e2e && GOFLAGS="$$GOFLAGS -trimpath" $(GOLANGCI_LINT) run
+	$(E2E) $(GOLANGCI_LINT) run
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the code
 	$(GOLANGCI_LINT) fmt
-	cd test/e2e && $(GOLANGCI_LINT) fmt
+	$(E2E) $(GOLANGCI_LINT) fmt
 
 .PHONY: verify
 verify: lint ## Check all that is not a test: lint, format, go.mod, shell scripts
 	$(GOLANGCI_LINT) fmt --diff
-	cd test/e2e && $(GOLANGCI_LINT) fmt --diff
+	$(E2E) $(GOLANGCI_LINT) fmt --diff
 	$(GO) mod tidy -diff
-	$(E2E) mod tidy -diff
+	$(E2E) $(GO) mod tidy -diff
 	hack/setup.sh shellcheck
 	shellcheck hack/*.sh .ci/run
 
