@@ -23,6 +23,7 @@ const (
 	stagingDir   = "staging"
 	trashDir     = "trash"
 	damagedDir   = "damaged"
+	spareDir     = "spare"
 )
 
 const lockFile = "lock"
@@ -52,6 +53,7 @@ type Backend struct {
 	freezes     freezes
 	background  sync.WaitGroup
 	closing     atomic.Bool  // what is in the background is to end
+	spare       sync.Mutex   // held while spareDir is not empty
 	growing     atomic.Int32 // volumes whose image, record and device may differ
 }
 
@@ -111,10 +113,11 @@ func takeLock(root *os.Root) (*os.File, error) {
 		err = fmt.Errorf("another process (%s) is using it: stop that process, or use another root directory", holder(root))
 	}
 	if err == nil {
-		err = lock.Truncate(0)
-	}
-	if err == nil {
-		_, err = fmt.Fprintf(lock, "pid %d\n", os.Getpid())
+		// In place, and as long as ever: on a full filesystem there is no new
+		// block for it. Should it not have one yet, the start does not fail for it.
+		if _, err = fmt.Fprintf(lock, "pid %-20d\n", os.Getpid()); isFull(err) {
+			err = nil
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())

@@ -32,7 +32,7 @@ func TestCloseEndsRemovals(t *testing.T) {
 		for !b.closing.Load() {
 			runtime.Gosched()
 		}
-		b.removeTrash("directory", "empty")
+		b.removeTrash(trashDir+"/directory", trashDir+"/empty")
 		if moved, err := b.flatten(trashDir + "/directory"); err != nil || len(moved) > 0 {
 			t.Errorf("flatten: %q, %v", moved, err)
 		}

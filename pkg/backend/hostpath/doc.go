@@ -9,12 +9,14 @@
 //	snapshots/<snapshot ID>/  meta.json and data.tar, data.tar.zst or image
 //	staging/                  what is being made; emptied at start
 //	trash/                    what was deleted; emptied in the background
+//	spare/                    empty, or what was deleted while there was no space
 //	damaged/                  what was found damaged at start; never touched
 //
 // # Invariants
 //
 //   - What lies in volumes/ or snapshots/ is an object, whole and durable, its
-//     record with it. It comes there and goes from there by one rename.
+//     record with it. It comes there and goes from there by one rename. An empty
+//     directory is none: a crash has kept it from being removed.
 //   - What cannot be served is never removed or written over. What is malformed
 //     goes to damaged/. What could not be read, or is of another version of this
 //     program, stays: what can read it finds it there.

@@ -30,8 +30,12 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 }
 
 func (b *Backend) recover(ctx context.Context) (inventory backend.Inventory, err error) {
-	for _, dir := range []string{volumesDir, snapshotsDir, stagingDir, trashDir, damagedDir} {
-		if err := b.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	for _, dir := range []string{volumesDir, snapshotsDir, stagingDir, trashDir, damagedDir, spareDir} {
+		err := b.root.Mkdir(dir, 0o700)
+		if dir == spareDir && isFull(err) {
+			continue // an older program had none, and one can do without
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
 			return inventory, err
 		}
 	}
@@ -92,15 +96,22 @@ func (b *Backend) damagedVolumes(refused []string) ([]backend.VolumeID, error) {
 	return slices.Collect(maps.Keys(ids)), err
 }
 
-// emptyStaging moves what is staged into the trash, and removes what is there.
+// emptyStaging moves what is staged into the trash, and removes what is there
+// and in the spare directory.
 func (b *Backend) emptyStaging() error {
 	staged, err := b.list(stagingDir)
 	if err != nil {
 		return err
 	}
+	rubbish := []string{spareDir}
+	b.spare.Lock() // until it is seen to be empty
 	for _, name := range staged {
 		b.step.At("empty staging")
-		if err := b.root.Rename(path.Join(stagingDir, name), path.Join(trashDir, unique(name))); err != nil {
+		name = path.Join(stagingDir, name)
+		err := b.root.Rename(name, path.Join(trashDir, unique(path.Base(name))))
+		if isFull(err) {
+			rubbish = append(rubbish, name) // nothing new gets that name
+		} else if err != nil {
 			return err
 		}
 	}
@@ -108,7 +119,10 @@ func (b *Backend) emptyStaging() error {
 	if err != nil {
 		return err
 	}
-	b.background.Go(func() { b.removeTrash(trash...) })
+	for _, name := range trash {
+		rubbish = append(rubbish, path.Join(trashDir, name))
+	}
+	b.background.Go(func() { b.removeTrash(rubbish...) })
 	return nil
 }
 
@@ -129,6 +143,9 @@ func load[T any](ctx context.Context, b *Backend, shelf string, read func(name s
 				return err
 			}
 			object, err := read(name)
+			if err != nil && b.removeEmpty(path.Join(shelf, name)) == nil {
+				return nil // a spare directory that a deletion has left, see toTrash
+			}
 			line := ""
 			if err != nil {
 				line, err = b.refuse(shelf, name, err)

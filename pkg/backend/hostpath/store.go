@@ -117,14 +117,16 @@ func (b *Backend) list(name string) ([]string, error) {
 }
 
 // rename moves an object, and never replaces another by it.
-func (b *Backend) rename(from, to string) error {
+func (b *Backend) rename(from, to string) error { return b.renameat2(from, to, unix.RENAME_NOREPLACE) }
+
+func (b *Backend) renameat2(from, to string, flags uint) error {
 	dir, err := b.root.Open(".")
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	fd := int(dir.Fd())
-	if err := unix.Renameat2(fd, from, fd, to, unix.RENAME_NOREPLACE); err != nil {
+	if err := unix.Renameat2(fd, from, fd, to, flags); err != nil {
 		return &os.LinkError{Op: "renameat2", Old: from, New: to, Err: err}
 	}
 	return nil
@@ -133,9 +135,9 @@ func (b *Backend) rename(from, to string) error {
 // delete takes an object away by one rename and has its data removed in the
 // background.
 func (b *Backend) delete(shelf, id string) error {
-	trashed := unique(id)
+	name := path.Join(shelf, id)
 	b.step.At("trash")
-	err := b.root.Rename(path.Join(shelf, id), path.Join(trashDir, trashed))
+	trashed, err := b.toTrash(name)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("move %s to the trash: %w", id, err)
 	}
@@ -147,7 +149,7 @@ func (b *Backend) delete(shelf, id string) error {
 	case err != nil && existed:
 		// An error says that the object is still there: so it shall be, whole.
 		b.step.At("take back")
-		return errors.Join(fmt.Errorf("sync %s: %w", shelf, err), b.rename(path.Join(trashDir, trashed), path.Join(shelf, id)))
+		return errors.Join(fmt.Errorf("sync %s: %w", shelf, err), b.takeBack(trashed, name))
 	case err != nil:
 		return fmt.Errorf("sync %s: %w", shelf, err)
 	case existed:
@@ -156,20 +158,22 @@ func (b *Backend) delete(shelf, id string) error {
 	return nil
 }
 
-// discard takes away what lies at name, staged or committed, by one rename.
-// That need not be durable. What was staged goes at the next start in any
-// case. What was committed is nobody's yet, and whole: when a power cut undoes
-// the rename, the next start serves it, and the repeat of the call finds it.
-// None of its files can then be gone, since they are removed after the rename
-// and a filesystem's log keeps that order.
+// discard takes away what lies at name, staged or committed; the latter by one
+// rename. That need not be durable. What was staged goes at the next start in
+// any case. What was committed is nobody's yet, and whole: when a power cut
+// undoes the rename, the next start serves it, and the repeat of the call finds
+// it. None of its files can then be gone, since they are removed after the
+// rename and a filesystem's log keeps that order.
 //
 // The data are removed at once, so that a repeat finds the space
 // free, or in the background when the operation was cancelled, so that a stop
 // need not wait. What it cannot remove is left to the next start.
 func (b *Backend) discard(ctx context.Context, name string) {
-	trashed := unique(path.Base(name))
 	b.step.At("discard")
-	err := b.root.Rename(name, path.Join(trashDir, trashed))
+	trashed, err := b.toTrash(name)
+	if err != nil && path.Dir(name) == stagingDir {
+		trashed, err = name, nil
+	}
 	if err != nil {
 		klog.ErrorS(err, "Cannot clean up; left to the next start", "object", name)
 		return
@@ -186,9 +190,11 @@ func unique(id string) string { return id + "." + rand.Text() }
 
 // classify wraps the sentinel that fits err.
 func classify(err error) error {
-	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
-	if full && !errors.Is(err, backend.ErrExhausted) {
+	if isFull(err) && !errors.Is(err, backend.ErrExhausted) {
 		return fmt.Errorf("%w: %w", backend.ErrExhausted, err)
 	}
 	return err
 }
+
+// isFull says whether an error is about space, or the number of files.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
