@@ -61,15 +61,13 @@ var moves = []move{
 		return c.make(v.id, err)
 	}, []codes.Code{codes.Aborted}},
 	{"delete", func(c *contest, _ int) error {
-		_, err := c.Controller.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: c.id})
-		return c.delete(c.id, err)
+		return c.delete(c.id, c.deleteVolume(c.id))
 	}, []codes.Code{codes.Aborted, codes.FailedPrecondition}},
 	{"snapshot", func(c *contest, i int) error {
 		return c.make(c.volume.snapshot(fmt.Sprint("cut ", i)))
 	}, []codes.Code{codes.Aborted, codes.NotFound}},
 	{"delete snapshot", func(c *contest, _ int) error {
-		_, err := c.Controller.DeleteSnapshot(background, &csi.DeleteSnapshotRequest{SnapshotId: c.snapshot})
-		return c.delete(c.snapshot, err)
+		return c.delete(c.snapshot, c.deleteSnapshot(c.snapshot))
 	}, []codes.Code{codes.Aborted}},
 	{"clone", func(c *contest, i int) error {
 		v, err := c.create(c.kind, fmt.Sprint("clone ", i), fromVolume(c.id))

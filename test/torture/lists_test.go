@@ -119,9 +119,7 @@ func (b *testbed) churn(of kind) (stop func()) {
 					return
 				}
 				cut, err := v.snapshot(fmt.Sprint("goes ", i, " ", round))
-				_, errVolume := b.Controller.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: v.id})
-				_, errSnapshot := b.Controller.DeleteSnapshot(background, &csi.DeleteSnapshotRequest{SnapshotId: cut})
-				if err := errors.Join(err, errVolume, errSnapshot); err != nil {
+				if err := errors.Join(err, b.deleteVolume(v.id), b.deleteSnapshot(cut)); err != nil {
 					b.Error(err)
 					return
 				}

@@ -64,6 +64,34 @@ func (b *testbed) sub(name string, run func(b *testbed)) {
 	})
 }
 
+// supervise starts the driver again whenever it has died, as the kubelet does,
+// until it is told to end; then it says how often that was.
+func (b *testbed) supervise() (end func() (died int)) {
+	b.Helper()
+	enough, died, ended := make(chan struct{}), 0, make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-enough:
+				return
+			case <-b.Ended():
+				died++
+				b.Kill()
+				b.Launch()
+				if err := b.AwaitReady(); err != nil && b.Context().Err() == nil {
+					b.Logf("%v\n%s", err, b.Logged())
+				}
+			}
+		}
+	}()
+	return func() int {
+		close(enough)
+		<-ended
+		return died
+	}
+}
+
 // close takes volumes from pods, deletes everything, and looks for what is left.
 // Of a test that failed it takes away only what others would stumble over.
 func (b *testbed) close() {
@@ -84,15 +112,25 @@ func (b *testbed) deleteAll() {
 	b.Helper()
 	volumes, snapshots := b.list()
 	for _, id := range snapshots {
-		if _, err := b.Controller.DeleteSnapshot(background, &csi.DeleteSnapshotRequest{SnapshotId: id}); err != nil {
+		if err := b.deleteSnapshot(id); err != nil {
 			b.Errorf("delete %s: %v", id, err)
 		}
 	}
 	for _, id := range volumes {
-		if _, err := b.Controller.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
+		if err := b.deleteVolume(id); err != nil {
 			b.Errorf("delete %s: %v", id, err)
 		}
 	}
+}
+
+func (b *testbed) deleteVolume(id string) error {
+	_, err := b.Controller.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: id})
+	return err
+}
+
+func (b *testbed) deleteSnapshot(id string) error {
+	_, err := b.Controller.DeleteSnapshot(background, &csi.DeleteSnapshotRequest{SnapshotId: id})
+	return err
 }
 
 // list returns the IDs of all objects.
