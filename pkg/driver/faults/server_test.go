@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,14 +79,15 @@ func (b *bed) create(name, fault string) object {
 	return o
 }
 
-func (b *bed) want(err error, code codes.Code) {
+func (b *bed) want(err error, anyOf ...codes.Code) {
 	b.Helper()
-	if status.Code(err) != code {
-		b.Fatalf("%v, want %s", err, code)
+	if !slices.Contains(anyOf, status.Code(err)) {
+		b.Fatalf("%v, want %v", err, anyOf)
 	}
 }
 
-// soon is a deadline that a sidecar might have.
+// soon is a deadline that a sidecar might have. The driver answers just before
+// it, with ABORTED; on a busy machine the client may have given up by then.
 func (b *bed) soon() context.Context {
 	ctx, cancel := context.WithTimeout(b.Context(), 500*time.Millisecond)
 	b.Cleanup(cancel)
@@ -147,7 +149,7 @@ func TestSlow(t *testing.T) {
 	b := newBed(t, enabled)
 	for kind, create := range b.creations() {
 		_, err := create(b.soon(), kind, "slow=3s")
-		b.want(err, codes.Aborted)
+		b.want(err, codes.Aborted, codes.DeadlineExceeded)
 		_, err = create(t.Context(), kind, "slow=3s")
 		b.want(err, codes.OK)
 	}
@@ -155,7 +157,7 @@ func TestSlow(t *testing.T) {
 		t.Errorf("%d creations were slow, want 2:\n%s", n, b.Logged())
 	}
 	_, err := b.tryVolume(b.soon(), "given up", "slow=24h")
-	b.want(err, codes.Aborted)
+	b.want(err, codes.Aborted, codes.DeadlineExceeded)
 	before := len(b.ids())
 	b.restart(enabled) // does not wait for it
 	if after := len(b.ids()); after != before {
