@@ -29,7 +29,8 @@ type Config struct {
 	Size int64
 
 	// Directory is where the volume is mounted meanwhile: a directory that the
-	// driver sees at the same path.
+	// driver sees at the same path. Others may be able to write to it, if it is
+	// sticky as /tmp is.
 	Directory string
 }
 
@@ -102,6 +103,9 @@ func (i *Imported) identify(ctx context.Context, connection grpc.ClientConnInter
 func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error) (snapshot *csi.Snapshot, before bool, err error) {
 	if err := v.create(ctx); err != nil {
 		return nil, false, err
+	}
+	if err := v.takePlace(); err != nil {
+		return nil, false, errors.Join(err, v.delete(context.WithoutCancel(ctx)))
 	}
 	defer func() { err = errors.Join(err, v.remove(context.WithoutCancel(ctx))) }()
 	if snapshot, err = v.snapshot(ctx); err != nil || snapshot != nil {

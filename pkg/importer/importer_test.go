@@ -3,6 +3,8 @@ package importer_test
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/snapdriver/snapdriver/internal/testdriver"
 	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/importer"
 )
 
@@ -254,6 +257,52 @@ func TestHostileArchive(t *testing.T) {
 		t.Error("it has written outside")
 	}
 	b.wantClean(0)
+}
+
+// TestPlaceOfSomebodyElse: in /tmp, anybody can make the directory that the
+// mounts are to lie in, or put a symbolic link there. Nothing is unpacked where
+// they could lead it.
+func TestPlaceOfSomebodyElse(t *testing.T) {
+	b := newTestbed(t)
+	dir, _ := b.tree(5)
+	config := b.config(b.pack(dir))
+	elsewhere := filepath.Join(b.dir, "elsewhere")
+	if err := os.MkdirAll(filepath.Join(elsewhere, "staging"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, occupy := range map[string]func(place string) error{
+		"another user's": func(place string) error { return errors.Join(os.Mkdir(place, 0o700), os.Lchown(place, 65534, 65534)) },
+		"everybody's":    func(place string) error { return errors.Join(os.Mkdir(place, 0o700), os.Chmod(place, 0o777)) },
+		"a link":         func(place string) error { return os.Symlink(elsewhere, place) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			place := filepath.Join(b.work, "snapdriver-import-"+b.importedVolume(config.Archive))
+			if err := occupy(place); err != nil {
+				t.Fatal(err)
+			}
+			_, err := importer.Run(t.Context(), config)
+			if err == nil || !strings.Contains(err.Error(), place) {
+				t.Errorf("%v, want an error that names %s", err, place)
+			}
+			if left, err := os.ReadDir(elsewhere); err != nil || len(left) != 1 {
+				t.Errorf("what the link leads to has %v (%v)", left, err)
+			}
+			if err := os.Remove(place); err != nil {
+				t.Error(err)
+			}
+			b.wantClean(0)
+		})
+	}
+}
+
+// importedVolume returns the ID of the volume that an archive is unpacked into.
+func (b *testbed) importedVolume(archive *os.File) string {
+	b.t.Helper()
+	text, err := os.ReadFile(archive.Name())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return backend.NewVolumeID("node", fmt.Sprintf("import-%x", sha256.Sum256(text))).String()
 }
 
 // TestImportWithoutTheMount: where the driver's mounts are not to be seen,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -50,9 +51,30 @@ func (v *volume) create(ctx context.Context) error {
 	return nil
 }
 
+// takePlace makes the directory that the mounts are to lie in, or takes the one
+// of an import that was cut off. The directory for mounts may be /tmp, where
+// anybody can make one of this name: what others may change is refused, for
+// they could have the archive unpacked anywhere.
+func (v *volume) takePlace() error {
+	if err := os.Mkdir(v.place(), 0o700); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	var stat unix.Stat_t
+	if err := unix.Lstat(v.place(), &stat); err != nil {
+		return &fs.PathError{Op: "lstat", Path: v.place(), Err: err}
+	}
+	if stat.Mode != unix.S_IFDIR|0o700 || int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s is in the way, which is not a directory of this user's alone: remove it, if nothing is mounted there", v.place())
+	}
+	return nil
+}
+
 // publish mounts the volume at target.
 func (v *volume) publish(ctx context.Context) error {
-	if err := os.MkdirAll(v.staging(), 0o700); err != nil {
+	if err := v.takePlace(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(v.staging(), 0o700); err != nil {
 		return err
 	}
 	if _, err := v.node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
@@ -105,7 +127,7 @@ func (v *volume) remove(ctx context.Context) error {
 		_, err = v.node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging()})
 	}
 	if err == nil {
-		_, err = v.controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: v.id})
+		err = v.delete(ctx)
 	}
 	if err != nil {
 		if status.Code(err) == codes.Aborted || status.Code(err) == codes.FailedPrecondition {
@@ -119,4 +141,10 @@ func (v *volume) remove(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// delete deletes the volume alone.
+func (v *volume) delete(ctx context.Context) error {
+	_, err := v.controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: v.id})
+	return err
 }
