@@ -12,6 +12,7 @@ E2E := cd test/e2e && GOFLAGS="$$($(GO) env GOFLAGS) -trimpath" CGO_ENABLED=0
 
 # Pinned; built from source into .cache, for it must know our Go version.
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
+GOVULNCHECK   := $(TOOLS)/govulncheck-v1.8.0
 
 # Which benchmarks "make bench" runs, and where its tables and figures go.
 BENCH     ?= .
@@ -91,13 +92,17 @@ lint: $(GOLANGCI_LINT) ## Run the linters, the import rule among them
 	$(GOLANGCI_LINT) run
 	$(E2E) $(GOLANGCI_LINT) run
 
+.PHONY: vulncheck
+vulncheck: $(GOVULNCHECK) ## Look for known vulnerabilities (GOVULNDB=... names another database)
+	hack/vulncheck.sh $(GOVULNCHECK)
+
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the code
 	$(GOLANGCI_LINT) fmt
 	$(E2E) $(GOLANGCI_LINT) fmt
 
 .PHONY: verify
-verify: lint ## Check all that is not a test: lint, format, go.mod, shell scripts
+verify: lint vulncheck ## Check all that is not a test: lint, known vulnerabilities, format, go.mod, shell scripts
 	$(GOLANGCI_LINT) fmt --diff
 	$(E2E) $(GOLANGCI_LINT) fmt --diff
 	$(GO) mod tidy -diff
@@ -128,3 +133,7 @@ setup:
 $(GOLANGCI_LINT):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	mv $(TOOLS)/golangci-lint $@
+
+$(GOVULNCHECK):
+	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.8.0
+	mv $(TOOLS)/govulncheck $@
