@@ -70,7 +70,7 @@ func Open(root string, options Options) (*Backend, error) {
 }
 
 func open(path string, options Options) (b *Backend, err error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := os.MkdirAll(path, 0o700); err != nil { //nolint:forbidigo // the root itself
 		return nil, err
 	}
 	path, err = filepath.Abs(path)

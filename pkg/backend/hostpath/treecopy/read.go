@@ -196,9 +196,9 @@ func (f *freezer) freeze(e *entry) (bool, error) {
 	if f.mover.noClone.Load() {
 		return false, nil
 	}
-	still, err := unix.Open(f.directory, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if isAny(err, unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL) { // no such files on this filesystem
-		return false, nil
+	still, err := unix.Open(f.directory, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600) //nolint:forbidigo // where the copy goes, not what is copied
+	if isAny(err, unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL) {
+		return false, nil // no such files on this filesystem
 	}
 	if err != nil {
 		return false, fmt.Errorf("make temporary file in %q: %w", f.directory, err)

@@ -288,7 +288,7 @@ func setMetadata(dir int, name string, e *entry) error {
 	}
 	for _, attribute := range e.xattrs {
 		path := procSelf + "/" + strconv.Itoa(dir) + "/" + name
-		if err := unix.Lsetxattr(path, attribute.name, []byte(attribute.value), 0); err != nil {
+		if err := unix.Lsetxattr(path, attribute.name, []byte(attribute.value), 0); err != nil { //nolint:forbidigo // one name in an open directory
 			return fmt.Errorf("set extended attribute %s: %w", attribute.name, err)
 		}
 	}

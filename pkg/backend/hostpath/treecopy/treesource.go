@@ -56,7 +56,7 @@ func identify(fd int, st *unix.Stat_t) inode {
 }
 
 func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
-	proc, err := unix.Open(procSelf, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	proc, err := unix.Open(procSelf, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) //nolint:forbidigo // the kernel's
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", procSelf, err)
 	}
