@@ -50,7 +50,7 @@ func (n *node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		return nil, err
 	}
 	return &csi.NodeStageVolumeResponse{}, n.onVolume(ctx, r.GetVolumeId(), func(v held) error {
-		if err := mounts.CheckPath("staging_target_path", path, n.config.PrivateDir); err != nil {
+		if err := mounts.CheckPath("staging_target_path", path, n.privateDir); err != nil {
 			return err
 		}
 		return n.stage(ctx, v, path, asked)
@@ -63,7 +63,7 @@ func (n *node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 		return nil, err
 	}
 	return &csi.NodeUnstageVolumeResponse{}, n.onID(r.GetVolumeId(), func(id backend.VolumeID) error {
-		if err := mounts.CheckPath("staging_target_path", path, n.config.PrivateDir); err != nil {
+		if err := mounts.CheckPath("staging_target_path", path, n.privateDir); err != nil {
 			return err
 		}
 		return n.unstage(ctx, id, path)
@@ -76,10 +76,10 @@ func (n *node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, n.onVolume(ctx, r.GetVolumeId(), func(v held) error {
-		if err := mounts.CheckPath("staging_target_path", request.staging, n.config.PrivateDir); err != nil {
+		if err := mounts.CheckPath("staging_target_path", request.staging, n.privateDir); err != nil {
 			return err
 		}
-		if err := mounts.CheckPath("target_path", request.target, n.config.PrivateDir); err != nil {
+		if err := mounts.CheckPath("target_path", request.target, n.privateDir); err != nil {
 			return err
 		}
 		return n.publish(v, request)
@@ -92,7 +92,7 @@ func (n *node) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolume
 		return nil, err
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, n.onID(r.GetVolumeId(), func(backend.VolumeID) error {
-		if err := mounts.CheckPath("target_path", path, n.config.PrivateDir); err != nil {
+		if err := mounts.CheckPath("target_path", path, n.privateDir); err != nil {
 			return err
 		}
 		if err := mounts.Unmount(path); err != nil {

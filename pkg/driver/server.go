@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,10 @@ type Server struct {
 
 	// opened is nil until the core is open.
 	opened atomic.Pointer[snapshotcore.Core]
+
+	// privateDir is the configured one without symbolic links, found out when the
+	// core was opened: later its filesystem may not be there to be asked.
+	privateDir string
 }
 
 // handshakeTimeout is how long a client may take to begin to speak: a stop waits
@@ -75,6 +80,11 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	core, err := s.config.Open(ctx)
 	if err != nil {
 		return err
+	}
+	if s.config.PrivateDir != "" {
+		if s.privateDir, err = filepath.EvalSymlinks(s.config.PrivateDir); err != nil {
+			return errors.Join(err, core.Close())
+		}
 	}
 	s.opened.Store(core)
 	klog.InfoS("Ready", "stats", core.Stats())

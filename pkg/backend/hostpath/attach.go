@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/snapdriver/snapdriver/internal/loop"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -63,20 +64,31 @@ func (b *Backend) withImage(id backend.VolumeID, use func(image *os.File) (devic
 }
 
 // Detach implements backend.Backend. It asks for the image, not for the
-// record, so that it works for a volume whose record cannot be read now.
+// record, so that it works for a volume whose record cannot be read now. Where
+// the image cannot be asked for either, because its filesystem has failed, the
+// device is freed that was seen to hold it, if any: pods have to go all the same.
 func (b *Backend) Detach(_ context.Context, id backend.VolumeID) error {
+	err := b.detach(id)
+	if errors.Is(err, unix.EIO) {
+		klog.ErrorS(err, "Detach a volume without a look at its image", "volume", id)
+		err = b.loops.detachUnasked(id)
+	}
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", id, err)
+	}
+	return nil
+}
+
+func (b *Backend) detach(id backend.VolumeID) error {
 	image, err := b.root.Open(path.Join(volumePath(id), imageFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("detach %s: %w", id, err)
+		return err
 	}
 	defer image.Close()
-	if err := b.loops.detach(id, image); err != nil {
-		return fmt.Errorf("detach %s: %w", id, err)
-	}
-	return nil
+	return b.loops.detach(id, image)
 }
 
 // release frees the device of what lies in volumes/ under name, if it has one.

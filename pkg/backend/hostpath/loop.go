@@ -106,6 +106,26 @@ func (l *loops) detach(id backend.VolumeID, image *os.File) error {
 	return device.Detach()
 }
 
+// detachUnasked frees the device that was seen to hold the image of a volume, if
+// it still does by its path, which the kernel tells without a look at the image.
+func (l *loops) detachUnasked(id backend.VolumeID) error {
+	v := l.lock(id)
+	defer l.unlock(id, v)
+	if v.number == noDevice {
+		return nil
+	}
+	if of, deleted := volumeOf(loop.BackingFile(v.number)); of != id || deleted {
+		return nil
+	}
+	device, err := loop.Open(v.number, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	v.number = noDevice
+	return device.Detach()
+}
+
 // find looks first where the device was seen last, and then everywhere:
 // another process, one that ran here before for one, may have bound the image.
 func (v *volumeLoop) find(id backend.VolumeID, image *os.File) (*loop.Device, error) {

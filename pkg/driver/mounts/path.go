@@ -29,7 +29,8 @@ func CleanPath(field, path string) (string, error) {
 
 // CheckPath refuses a path, clean as CleanPath returns it, that is a symbolic
 // link, or that lies in the directory own or contains it: ErrInvalid. A path
-// that does not exist passes. An empty own is none.
+// that does not exist passes. The path own has no symbolic links in it, and
+// nothing there is looked at; an empty own is none.
 func CheckPath(field, path, own string) error {
 	// Not lstat: that asks the filesystem mounted there, and one that is shut
 	// down could then never be unmounted.
@@ -44,9 +45,6 @@ func CheckPath(field, path, own string) error {
 		return nil
 	}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err == nil {
-		own, err = filepath.EvalSymlinks(own)
-	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
