@@ -28,11 +28,11 @@ type guestStorage struct {
 	inOrder bool
 }
 
-var disk = testvm.DiskPath(0)
+var guestDisk = testvm.DiskPath(0)
 
 var guestStorages = map[string]guestStorage{
 	"lvm": {
-		create:  "lvm vgcreate --quiet vg " + disk + "; lvm lvcreate --quiet --type thin-pool --name pool --size 8g --poolmetadatasize 64m vg; lvm vgchange --activate n vg",
+		create:  "lvm vgcreate --quiet vg " + guestDisk + "; lvm lvcreate --quiet --type thin-pool --name pool --size 8g --poolmetadatasize 64m vg; lvm vgchange --activate n vg",
 		open:    "lvm vgck vg",
 		flags:   []string{"--backend=lvm", "--volume-group=vg", "--thin-pool=pool"},
 		left:    "lvm lvs --noheadings --options lv_name vg | sed 's/ *pool$//'",
@@ -41,8 +41,8 @@ var guestStorages = map[string]guestStorage{
 		inOrder: true,
 	},
 	"hostpath": {
-		create: "mkfs.xfs -q " + disk,
-		open:   "mkdir /data; mount " + disk + " /data",
+		create: "mkfs.xfs -q " + guestDisk,
+		open:   "mkdir /data; mount " + guestDisk + " /data",
 		flags:  []string{"--root=/data/root"},
 		left:   "cd /data/root; find . -mindepth 2",
 		kinds:  hostpathKinds,

@@ -132,23 +132,25 @@ func onOne(t *testing.T, run func(t *testing.T, s storage)) {
 }
 
 func makeHostpath(filesystem string) func(*testing.T, int64) place {
-	return func(t *testing.T, size int64) place {
-		dir := testenv.Filesystem(t, filesystem, size)
-		root := filepath.Join(dir, "root")
-		return place{
-			dir:    dir,
-			root:   root,
-			census: func() census { return censusBelow(t, root) },
-			boot:   func() { remount(t, dir) },
-			used: func() int64 {
-				unix.Sync()
-				var stat unix.Statfs_t
-				if err := unix.Statfs(dir, &stat); err != nil {
-					t.Fatal(err)
-				}
-				return int64(stat.Blocks-stat.Bfree) * stat.Bsize
-			},
-		}
+	return func(t *testing.T, size int64) place { return placeAt(t, testenv.Filesystem(t, filesystem, size)) }
+}
+
+// placeAt is a place for the hostpath backend on a filesystem of its own.
+func placeAt(t *testing.T, dir string) place {
+	root := filepath.Join(dir, "root")
+	return place{
+		dir:    dir,
+		root:   root,
+		census: func() census { return censusBelow(t, root) },
+		boot:   func() { remount(t, dir) },
+		used: func() int64 {
+			unix.Sync()
+			var stat unix.Statfs_t
+			if err := unix.Statfs(dir, &stat); err != nil {
+				t.Fatal(err)
+			}
+			return int64(stat.Blocks-stat.Bfree) * stat.Bsize
+		},
 	}
 }
 

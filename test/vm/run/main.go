@@ -5,8 +5,8 @@
 //	go run ./test/vm/run lvm version
 //
 // The program is copied when it is the path of a file (it has a slash), and is
-// the guest's own otherwise. SNAPDRIVER_* variables are passed on. Compile
-// with CGO_ENABLED=0.
+// the guest's own otherwise. SNAPDRIVER_* variables are passed on, and the driver
+// that SNAPDRIVER_BINARY names is copied. Compile with CGO_ENABLED=0.
 package main
 
 import (
@@ -44,11 +44,15 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	config := testvm.Config{}
+	config := testvm.Config{Files: map[string]string{}}
 	if strings.Contains(args[0], "/") {
 		name := filepath.Base(args[0])
-		config.Files = map[string]string{name: args[0]}
+		config.Files[name] = args[0]
 		args = append([]string{name}, args[1:]...)
+	}
+	driver := os.Getenv("SNAPDRIVER_BINARY")
+	if driver != "" {
+		config.Files["snapdriver"] = driver
 	}
 	vm, err := image.Boot(ctx, config)
 	if err != nil {
@@ -60,6 +64,9 @@ func run(ctx context.Context, args []string) error {
 		if strings.HasPrefix(variable, "SNAPDRIVER_") {
 			env = append(env, variable)
 		}
+	}
+	if driver != "" {
+		env = append(env, "SNAPDRIVER_BINARY=/vm/snapdriver")
 	}
 	return vm.Run(testvm.Command{Args: args, Env: env, Stdout: os.Stdout, Stderr: os.Stderr})
 }

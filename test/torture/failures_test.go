@@ -1,0 +1,167 @@
+package torture
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/snapdriver/snapdriver/test/torture/content"
+)
+
+// failure is a way in which a filesystem gives up.
+type failure struct {
+	name       string
+	filesystem string
+	disk       func(t *testing.T, filesystem string, size int64) *disk
+	happen     func(d *disk)
+}
+
+var failures = []failure{
+	{"shut down", "ext4", loopDisk, (*disk).shutDown},
+	{"shut down", "xfs", loopDisk, (*disk).shutDown},
+	{"read-only", "ext4", loopDisk, (*disk).makeReadOnly},
+	{"write errors", "ext4", mappedDisk, (*disk).failWrites},
+	{"write errors", "xfs", mappedDisk, (*disk).failWrites},
+	{"errors", "ext4", mappedDisk, (*disk).fail},
+	{"errors", "xfs", mappedDisk, (*disk).fail},
+}
+
+// TestFilesystemFails has the filesystem of the root give up while workers work,
+// in several ways. The driver answers everything with an error then, but for
+// what it knows without the filesystem; pods can be taken down; and when the
+// filesystem is repaired, everything acknowledged is whole, and what failed can
+// be repeated.
+func TestFilesystemFails(t *testing.T) {
+	requireDriver(t)
+	for _, f := range failures {
+		t.Run(f.name+" "+f.filesystem, func(t *testing.T) {
+			var d *disk
+			s := storage{f.filesystem, hostpathKinds, hostpathSteps, 0, func(t *testing.T, size int64) place {
+				d = f.disk(t, f.filesystem, size)
+				return placeAt(t, d.dir)
+			}}
+			b := started(t, s, 4*gib)
+			random := newRandom(t)
+			workers := b.newWorkers(random, 4, 3)
+			for range 2 * *scale {
+				time.AfterFunc(upTo(random, 500*time.Millisecond), func() { f.happen(d) })
+				forAll(workers, (*worker).workUntilAnyError)
+				b.expectAlive(workers)
+				b.Kill()
+				b.takeAway()
+				d.repair()
+				b.Start()
+				forAll(workers, func(w *worker) { w.verify(mustLive) })
+				b.expectObjects(ids(workers)...)
+				if t.Failed() {
+					t.Fatalf("the driver's last words:\n%s", b.Logged())
+				}
+			}
+		})
+	}
+}
+
+// workUntilAnyError is work where requests may fail.
+func (w *worker) workUntilAnyError() {
+	for {
+		what, request := w.choose()
+		if err := request(); err != nil {
+			w.pending = request
+			w.cutOff[what]++
+			return
+		}
+		w.acknowledged[what]++
+	}
+}
+
+// expectAlive asks for everything on a filesystem that has failed. Nothing that
+// writes succeeds, nothing hangs, and pods can be taken down.
+func (b *testbed) expectAlive(workers []*worker) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(background, time.Minute)
+	defer cancel()
+	b.list()
+	for _, w := range workers {
+		if _, err := b.Controller.CreateVolume(ctx, createRequest(w.kind, "impossible", nil)); !isFailure(err) {
+			b.Errorf("%s: create: %v", w.name, err)
+		}
+		for name, volume := range w.volumes {
+			_, err := b.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "impossible", SourceVolumeId: volume.id})
+			if !isFailure(err) {
+				b.Errorf("%s: snapshot: %v", name, err)
+			}
+			for what, err := range map[string]error{
+				"unpublish": func() error {
+					_, err := b.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: volume.id, TargetPath: w.staging + "/target"})
+					return err
+				}(),
+				"unstage": func() error {
+					_, err := b.Node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: volume.id, StagingTargetPath: w.staging + "/staging"})
+					return err
+				}(),
+			} {
+				if err != nil && w.how.GetBlock() == nil { // see docs/design.md: a raw device stays while its record cannot be read
+					b.Errorf("%s: %s: %v", name, what, err)
+				}
+			}
+		}
+	}
+}
+
+// isFailure says whether an error tells of a failure, and not of a request or of
+// a driver that is gone.
+func isFailure(err error) bool {
+	switch status.Code(err) {
+	case codes.Internal, codes.FailedPrecondition, codes.ResourceExhausted:
+		return true
+	}
+	return false
+}
+
+// TestUnreadableFile: a file of which the device can read nothing is not copied
+// as something else. A copy either fails and leaves nothing, or shares blocks
+// with the file, and has all of it when the device can read it again.
+func TestUnreadableFile(t *testing.T) {
+	requireDriver(t)
+	for _, filesystem := range []string{"ext4", "xfs"} {
+		for _, of := range hostpathKinds {
+			t.Run(filesystem+" "+of.name, func(t *testing.T) {
+				d := mappedDisk(t, filesystem, gib)
+				b := started(t, storage{filesystem, hostpathKinds, hostpathSteps, 0, func(t *testing.T, _ int64) place { return placeAt(t, d.dir) }}, 0)
+				v := b.mustCreate(of, "unreadable")
+				tag := content.Tag(1)
+				v.use(tag.Write)
+				file := filepath.Join(b.root, "volumes", v.id, "image")
+				if of.parameters == nil && of.how.GetBlock() == nil {
+					file = filepath.Join(b.root, "volumes", v.id, "data", "dir", "large")
+				}
+				d.failFile(file)
+				cut, snapshotErr := v.snapshot("cut")
+				clone, cloneErr := b.create(of, "clone", fromVolume(v.id))
+				d.change(d.whole())
+
+				t.Logf("snapshot: %v; clone: %v", snapshotErr, cloneErr)
+				expected := []string{v.id}
+				if snapshotErr == nil {
+					expected = append(expected, cut)
+				}
+				if cloneErr == nil {
+					expected = append(expected, clone.id)
+					clone.use(tag.Check)
+				}
+				b.expectObjects(expected...)
+				cut = v.mustSnapshot("cut")
+				restored, err := b.create(of, "restored", fromSnapshot(cut))
+				if err != nil {
+					t.Fatal(err)
+				}
+				restored.use(tag.Check)
+			})
+		}
+	}
+}
