@@ -1,9 +1,9 @@
 package cluster
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +13,8 @@ import (
 
 // LoadDriver builds the driver's image and gives it to the nodes under a name,
 // whose tag becomes the driver's version. The image is what the Dockerfile would
-// make: the program, and the files of the Debian packages that the Dockerfile
-// installs, as they are on this machine. What it forgets to install is therefore
-// missing here too.
+// make: the program, and those of this machine's programs that the Dockerfile
+// puts in. What it forgets is therefore missing here too.
 func (c Cluster) LoadDriver(nodes []Node, name string) error {
 	archive := c.Program("driver.tar")
 	if err := c.buildDriver(archive, name); err != nil {
@@ -41,27 +40,29 @@ func (c Cluster) buildDriver(archive, name string) error {
 	if err != nil {
 		return err
 	}
-	files := []file{{path: "/tmp", mode: 0o1777}, {path: recipe.entrypoint[0], source: program}}
-	for _, dir := range rootLinks {
-		files = append(files, file{path: "/" + dir, link: "usr/" + dir})
+	root := c.Program("driver-image")
+	if err := os.RemoveAll(root); err != nil {
+		return err
 	}
-	for _, p := range recipe.packages {
-		installed, err := packageFiles(p)
-		if err != nil {
-			return err
-		}
-		files = append(files, installed...)
+	programs := exec.Command(filepath.Join(c.Root, "hack/image-programs.sh"), append([]string{root}, recipe.programs...)...)
+	if out, err := programs.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", programs, err, out)
 	}
+	files, err := filesBelow(root)
+	if err != nil {
+		return err
+	}
+	files = append(files, file{path: recipe.entrypoint[0], source: program})
 	return writeArchive(archive, []image{{name: name, files: files, entrypoint: recipe.entrypoint, cmd: recipe.cmd}})
 }
 
 // recipe is what this package understands of a Dockerfile.
 type recipe struct {
-	packages        []string
+	programs        []string
 	entrypoint, cmd []string
 }
 
-var installLine = regexp.MustCompile(`apt-get install -y --no-install-recommends ([a-z0-9 .+-]+)`)
+var programsLine = regexp.MustCompile(`(?m)^RUN /image-programs\.sh /image (.+)$`)
 
 func readDockerfile(path string) (recipe, error) {
 	var r recipe
@@ -69,8 +70,8 @@ func readDockerfile(path string) (recipe, error) {
 	if err != nil {
 		return r, err
 	}
-	if m := installLine.FindSubmatch(bytes.ReplaceAll(content, []byte("\\\n"), nil)); m != nil {
-		r.packages = strings.Fields(string(m[1]))
+	if m := programsLine.FindSubmatch(content); m != nil {
+		r.programs = strings.Fields(string(m[1]))
 	}
 	for line := range strings.Lines(string(content)) {
 		instruction, value, _ := strings.Cut(line, " ")
@@ -84,55 +85,34 @@ func readDockerfile(path string) (recipe, error) {
 			return r, fmt.Errorf("%s: %s: %w", path, instruction, err)
 		}
 	}
-	if len(r.packages) == 0 || len(r.entrypoint) == 0 {
-		return r, fmt.Errorf("%s: found no packages or no ENTRYPOINT in it", path)
+	if len(r.programs) == 0 || len(r.entrypoint) == 0 {
+		return r, fmt.Errorf("%s: found no programs or no ENTRYPOINT in it", path)
 	}
 	return r, nil
 }
 
-var library = regexp.MustCompile(`(/\S+) \(0x`) // in ldd's output
-
-// packageFiles lists what a Debian package has installed, and the libraries
-// that its programs load, but for its documentation.
-func packageFiles(name string) ([]file, error) {
-	out, err := exec.Command("dpkg", "-L", name).Output()
-	if err != nil {
-		return nil, fmt.Errorf("the Dockerfile installs %s, which this machine lacks (hack/setup.sh): %w", name, err)
-	}
-	var files []file
-	add := func(path string) {
-		info, err := os.Stat(path)
-		if err != nil || !info.Mode().IsRegular() {
-			return // a directory, or a link to nothing
+// filesBelow returns what lies below a directory, as an image that has it as
+// its root.
+func filesBelow(root string) (files []file, err error) {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == root {
+			return err
 		}
-		files = append(files, file{path: merged(path), source: path, mode: int64(info.Mode().Perm())})
-	}
-	for path := range strings.Lines(string(out)) {
-		path = strings.TrimSpace(path)
-		if strings.HasPrefix(path, "/usr/share/") {
-			continue
-		}
-		add(path)
-		libraries, err := exec.Command("ldd", path).Output()
+		info, err := d.Info()
 		if err != nil {
-			continue // not a dynamic program
+			return err
 		}
-		for _, m := range library.FindAllSubmatch(libraries, -1) {
-			add(string(m[1]))
+		f := file{path: strings.TrimPrefix(path, root), mode: int64(info.Mode().Perm())}
+		switch {
+		case d.Type() == fs.ModeSymlink:
+			f.link, err = os.Readlink(path)
+		case d.Type().IsRegular():
+			f.source = path
+		case info.Mode()&fs.ModeSticky != 0:
+			f.mode |= 0o1000
 		}
-	}
-	return files, nil
-}
-
-// rootLinks are the directories that Debian has merged into /usr.
-var rootLinks = []string{"bin", "sbin", "lib", "lib64"}
-
-// merged is path with the links of rootLinks resolved.
-func merged(path string) string {
-	for _, dir := range rootLinks {
-		if strings.HasPrefix(path, "/"+dir+"/") {
-			return "/usr" + path
-		}
-	}
-	return path
+		files = append(files, f)
+		return err
+	})
+	return files, err
 }
