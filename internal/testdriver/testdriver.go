@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,9 +35,10 @@ type Driver struct {
 
 	// For the next start:
 
-	Root  string
-	Flags []string // beside those of endpoint, root and node
-	Env   []string // beside this process's
+	Root   string
+	Flags  []string // beside those of endpoint, root and node
+	Env    []string // beside this process's
+	Within []string // a program that becomes the driver, with its arguments, such as setpriv
 
 	t              testing.TB
 	binary, socket string
@@ -99,8 +101,10 @@ func (d *Driver) Launch() {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{ended: make(chan struct{}), Cmd: exec.Command(d.binary,
-		append([]string{"--endpoint=unix://" + d.socket, "--root=" + d.Root, "--node-id=node", "--metrics-address=" + d.metrics}, d.Flags...)...)}
+	command := slices.Concat(d.Within, []string{
+		d.binary, "--endpoint=unix://" + d.socket, "--root=" + d.Root, "--node-id=node", "--metrics-address=" + d.metrics,
+	}, d.Flags)
+	p := &process{ended: make(chan struct{}), Cmd: exec.Command(command[0], command[1:]...)}
 	p.Stderr = log
 	p.Env = append(os.Environ(), d.Env...)
 	if err := p.Start(); err != nil {

@@ -25,6 +25,7 @@ var suites = []struct{ name, pkg, run string }{
 	{"csi-sanity", "test/sanity", ""},
 	{"pool-full", "test/poolfull", ""},
 	{"command", "cmd/snapdriver", "LVM|^TestDemoInterrupted"},
+	{"privileges", "test/privileges", "^TestLVM$"},
 	{"grow", "pkg/driver", "^(TestExpand|TestGrowFar|TestLargerRestore|TestStageGoesOn)$"}, // needs CAP_SYS_RESOURCE
 }
 
