@@ -19,6 +19,28 @@ const (
 	layoutBlock     layout = "block"     // a raw device in a file
 )
 
+// holds says whether a volume of this layout can have that filesystem on it;
+// empty: none of its own.
+func (l layout) holds(fsType string) bool {
+	switch l {
+	case layoutImage:
+		_, known := filesystems[fsType]
+		return known
+	case layoutDirectory, layoutBlock:
+		return fsType == ""
+	}
+	return false
+}
+
+// formats are those that a snapshot of a volume of this layout can have, the
+// usual one first.
+func (l layout) formats() []format {
+	if l == layoutDirectory {
+		return []format{formatTar, formatTarZstd}
+	}
+	return []format{formatImage}
+}
+
 // layoutKey is the StorageClass parameter that chooses between the layouts
 // of a volume that is mounted.
 const layoutKey = "layout"
@@ -146,10 +168,7 @@ func parseFormat(parameters map[string]string, of layout) (format, error) {
 	if err := refuseUnknown(parameters, formatKey); err != nil {
 		return "", err
 	}
-	allowed := []format{formatTar, formatTarZstd}
-	if of != layoutDirectory {
-		allowed = []format{formatImage}
-	}
+	allowed := of.formats()
 	asked := format(parameters[formatKey])
 	switch {
 	case asked == "":

@@ -2,6 +2,7 @@ package hostpath
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,4 +74,39 @@ func checkParsed[T comparable](t *testing.T, input any, got, want T, err error, 
 	case named != "" && (!errors.Is(err, backend.ErrInvalid) || !strings.Contains(err.Error(), named)):
 		t.Errorf("%v: got error %v, expected ErrInvalid that names %s", input, err, named)
 	}
+}
+
+// FuzzParameters: what is accepted is something that can be made, and what is
+// not is the caller's fault.
+func FuzzParameters(f *testing.F) {
+	for _, seed := range []struct{ mode, fsType, key, value string }{
+		{"filesystem", "", "layout", "directory"},
+		{"filesystem", "xfs", "layout", "image"},
+		{"block", "", "layout", "image"},
+		{"block", "ext4", "", ""},
+		{"filesystem", "", "format", "tar.zst"},
+		{"", "", "format", "../x"},
+	} {
+		f.Add(seed.mode, seed.fsType, seed.key, seed.value)
+	}
+	f.Fuzz(func(t *testing.T, mode, fsType, key, value string) {
+		profile := backend.Profile{Mode: backend.Mode(mode), FSType: fsType, Parameters: map[string]string{key: value}}
+		kind, err := parseProfile(profile)
+		if err != nil && !errors.Is(err, backend.ErrInvalid) {
+			t.Error(err)
+		}
+		made := kind.fsType
+		if kind.layout == layoutImage {
+			made = kind.newFilesystem()
+		}
+		if limits := kind.limits(); err == nil && (!kind.layout.holds(made) || limits.Min > limits.Default || limits.Default > limits.Max) {
+			t.Errorf("%+v: %+v with %+v", profile, kind, limits)
+		}
+		for _, of := range []layout{layoutDirectory, layoutImage, layoutBlock} {
+			format, err := parseFormat(profile.Parameters, of)
+			if err != nil && !errors.Is(err, backend.ErrInvalid) || err == nil && !slices.Contains(of.formats(), format) {
+				t.Errorf("%+v of %s: %q, %v", profile.Parameters, of, format, err)
+			}
+		}
+	})
 }

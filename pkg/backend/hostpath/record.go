@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -58,16 +59,24 @@ func (b *Backend) readVolume(id backend.VolumeID) (volumeRecord, error) {
 // readVolumeIn is readVolume for a volume that lies in dir.
 func (b *Backend) readVolumeIn(dir string, id backend.VolumeID) (record volumeRecord, err error) {
 	err = b.readRecord(dir, &record)
-	if err == nil && record.Volume.ID != id {
+	switch {
+	case err != nil:
+	case record.Volume.ID != id:
 		err = damage("its record is that of %q", record.Volume.ID)
+	case !record.Layout.holds(record.FSType):
+		err = notUnderstood("layout %q with filesystem %q", record.Layout, record.FSType)
 	}
 	return record, err
 }
 
 func (b *Backend) readSnapshot(id backend.SnapshotID) (record snapshotRecord, err error) {
 	err = b.readRecord(snapshotPath(id), &record)
-	if err == nil && record.Snapshot.ID != id {
+	switch {
+	case err != nil:
+	case record.Snapshot.ID != id:
 		err = damage("its record is that of %q", record.Snapshot.ID)
+	case !record.Layout.holds(record.FSType) || !slices.Contains(record.Layout.formats(), record.Format):
+		err = notUnderstood("layout %q with filesystem %q in format %q", record.Layout, record.FSType, record.Format)
 	}
 	return record, err
 }
@@ -80,6 +89,12 @@ func (d damagedError) Error() string { return d.reason }
 
 func damage(format string, args ...any) error {
 	return damagedError{fmt.Sprintf(format, args...)}
+}
+
+// notUnderstood is no damage: what another version of this program wrote may
+// mean something to that one.
+func notUnderstood(format string, args ...any) error {
+	return fmt.Errorf("its record is not understood, use the program that wrote it: %w", fmt.Errorf(format, args...))
 }
 
 // readRecord reads the record of the object in dir. ErrNotFound when there is
@@ -116,7 +131,7 @@ func decodeRecord(text []byte, record any) error {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := errors.Join(err, decoder.Decode(record)); err != nil {
-		return fmt.Errorf("its record is not understood, use the program that wrote it: %w", err)
+		return notUnderstood("%w", err)
 	}
 	return nil
 }

@@ -95,6 +95,9 @@ func TestWhatCannotBeServed(t *testing.T) {
 		"newer version": {harm: replace(`"version": 1`, `"version": 2`), reason: "version 2", stays: true},
 		"other version": {harm: replace(`"version": 1`, `"version": "2"`), reason: "not understood", stays: true},
 		"unknown field": {harm: replace(`"version": 1`, `"version": 1, "more": 1`), reason: `unknown field "more"`, stays: true},
+		"other layout":  {harm: replace(`"layout": "directory"`, `"layout": "subvolume"`), reason: `layout "subvolume"`, stays: true},
+		"no layout":     {harm: replace(`"layout": "directory"`, `"layout": ""`), reason: `layout ""`, stays: true},
+		"other fs":      {harm: replace(`"layout": "directory"`, `"layout": "image", "fsType": "zfs"`), reason: `filesystem "zfs"`, stays: true},
 		"hostile ID":    {harm: replace(`-00`, `/..`), reason: "not of the form", stays: true},
 		"unreadable": {harm: func(object string) error { // reading a directory fails, and not because it is absent
 			return errors.Join(os.Rename(object+"/meta.json", object+"/hidden"), os.Mkdir(object+"/meta.json", 0o700))
