@@ -41,7 +41,7 @@ func FuzzCalls(f *testing.F) {
 	})
 }
 
-func newMessage(t *testing.T, kind protoreflect.MessageDescriptor) proto.Message {
+func newMessage(t testing.TB, kind protoreflect.MessageDescriptor) proto.Message {
 	t.Helper()
 	found, err := protoregistry.GlobalTypes.FindMessageByName(kind.FullName())
 	if err != nil {

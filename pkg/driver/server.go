@@ -61,8 +61,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	rpc := grpc.NewServer(grpc.WaitForHandlers(true), grpc.ConnectionTimeout(handshakeTimeout), grpc.ChainUnaryInterceptor(
-		s.metrics.measure, logCalls, mapErrors, recoverPanics, s.waitForCore, checkLimits, s.config.Faults.Intercept))
+	rpc := grpc.NewServer(grpc.WaitForHandlers(true), grpc.ConnectionTimeout(handshakeTimeout), grpc.ChainUnaryInterceptor(s.interceptors()...))
 	csi.RegisterIdentityServer(rpc, &identity{Server: s})
 	csi.RegisterControllerServer(rpc, &controller{Server: s})
 	csi.RegisterNodeServer(rpc, &node{Server: s})
@@ -93,6 +92,13 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return nil
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
+	}
+}
+
+// interceptors are what every call goes through, the outermost first.
+func (s *Server) interceptors() []grpc.UnaryServerInterceptor {
+	return []grpc.UnaryServerInterceptor{
+		s.metrics.measure, logCalls, mapErrors, recoverPanics, s.waitForCore, checkLimits, s.config.Faults.Intercept,
 	}
 }
 
