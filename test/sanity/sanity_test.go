@@ -97,6 +97,7 @@ var allowedSkips = []string{
 const withoutNode = "memory Node Service"
 
 func TestSanity(t *testing.T) {
+	quietLog()
 	contexts := []*sanity.TestContext{}
 	for _, run := range runs(t) {
 		base, opened := run.open(t)
@@ -110,10 +111,10 @@ func TestSanity(t *testing.T) {
 	}
 	var report types.Report
 	ginkgo.ReportAfterSuite("report", func(r types.Report) { report = r })
-	quietLog()
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	suite.SkipStrings = []string{withoutNode}
+	suite.FailFast = true // of a server that has ended, each spec would wait a minute
 	reporter.Succinct = true
 	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
 	for _, c := range contexts {
@@ -167,12 +168,16 @@ func serve(t *testing.T, base string, b backend.Backend) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	private := filepath.Join(base, "root")
+	if err := os.MkdirAll(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	config := driver.Config{
 		Endpoint:   "unix://" + filepath.Join(testenv.TempDir(t), "csi.sock"),
 		Name:       driver.DefaultName,
 		Version:    "test",
 		NodeID:     "node",
-		PrivateDir: filepath.Join(base, "root"),
+		PrivateDir: private,
 		Open:       func(context.Context) (*snapshotcore.Core, error) { return core, nil },
 	}
 	server, err := driver.New(config)
