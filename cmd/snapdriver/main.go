@@ -30,6 +30,6 @@ func command() *cobra.Command {
 	root.SilenceUsage = true
 	root.SilenceErrors = true
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(demoCommand(), importCommand(), lvmCommand())
+	root.AddCommand(demoCommand(), importCommand(), lvmCommand(), placeCommand())
 	return root
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -66,13 +67,18 @@ Without a subcommand it serves. Try "snapdriver demo" first: it needs no cluster
 	flags.StringVar(&o.driver.MetricsAddress, "metrics-address", "", "`host:port` to serve Prometheus metrics on, at /metrics; empty means nowhere")
 	flags.BoolVar(&o.faults, "enable-faults", false,
 		"let classes ask for faults by the parameter fault, to test operators and backup tools; not for data that matter (docs/faults.md)")
-	logFlags := flag.NewFlagSet("log", flag.ContinueOnError)
-	klog.InitFlags(logFlags)
-	for _, name := range []string{"v", "vmodule"} {
-		flags.AddGoFlag(logFlags.Lookup(name))
-	}
+	logFlags(flags)
 	flags.Lookup("v").Usage = "log `level`; 5 logs every request and response, without secrets"
 	return command
+}
+
+// logFlags adds the flags of klog that are of use.
+func logFlags(flags *pflag.FlagSet) {
+	all := flag.NewFlagSet("log", flag.ContinueOnError)
+	klog.InitFlags(all)
+	for _, name := range []string{"v", "vmodule"} {
+		flags.AddGoFlag(all.Lookup(name))
+	}
 }
 
 func serve(ctx context.Context, o serveOptions) error {

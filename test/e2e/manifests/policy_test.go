@@ -2,7 +2,6 @@ package manifests
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -168,9 +167,9 @@ func TestRolesAreNarrow(t *testing.T) {
 	}
 }
 
-// TestTokens: only the sidecars that call the API can.
+// TestTokens: only the containers that call the API can.
 func TestTokens(t *testing.T) {
-	want := map[string]bool{"csi-provisioner": true, "csi-snapshotter": true, "csi-resizer": true}
+	want := map[string]bool{"csi-provisioner": true, "csi-snapshotter": true, "csi-resizer": true, "placement": true}
 	for _, dir := range kustomizations(t) {
 		pod, is := pods(decode(t, render(t, dir)))["snapdriver"]
 		if !is {
@@ -187,8 +186,10 @@ func TestTokens(t *testing.T) {
 				}
 			}
 		}
-		if !maps.Equal(got, want) {
-			t.Errorf("%s: %v have a token, want %v", dir, got, want)
+		for _, container := range pod.Containers {
+			if got[container.Name] != want[container.Name] {
+				t.Errorf("%s: %s has a token: %v", dir, container.Name, got[container.Name])
+			}
 		}
 	}
 }
@@ -251,27 +252,45 @@ func TestTwoDriversInOneCluster(t *testing.T) {
 	}
 }
 
-// TestDriverKnowsItsFlags: the manifests give the driver no flag that it has not.
-func TestDriverKnowsItsFlags(t *testing.T) {
-	help := exec.Command("go", "run", "./cmd/snapdriver", "--help")
-	help.Dir = repository
-	known, err := help.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, known)
-	}
+// TestProgramKnowsItsFlags: the manifests give our program no flag that it has
+// not.
+func TestProgramKnowsItsFlags(t *testing.T) {
+	checked := 0
 	for _, dir := range kustomizations(t) {
 		for _, container := range pods(decode(t, render(t, dir)))["snapdriver"].Containers {
-			if container.Name != "driver" {
+			if !strings.Contains(container.Image, "/snapdriver:") {
 				continue
 			}
-			for _, arg := range container.Args {
+			var subcommand []string
+			flags := container.Args
+			if !strings.HasPrefix(flags[0], "-") {
+				subcommand, flags = flags[:1], flags[1:]
+			}
+			known := help(t, subcommand...)
+			for _, arg := range flags {
+				checked++
 				flag, _, _ := strings.Cut(arg, "=")
-				if !regexp.MustCompile(`(?m)^\s+(-v, )?` + flag + `\s`).Match(known) {
-					t.Errorf("%s: the driver has no flag %s", dir, flag)
+				if !regexp.MustCompile(`(?m)^\s+(-v, )?` + flag + `\s`).MatchString(known) {
+					t.Errorf("%s: %s gives our program the flag %s, which it has not", dir, container.Name, flag)
 				}
 			}
 		}
 	}
+	if checked == 0 {
+		t.Error("no manifest gives our program a flag")
+	}
+}
+
+// help returns what our program says of itself or of a subcommand.
+func help(t *testing.T, subcommand ...string) string {
+	t.Helper()
+	cmd := exec.Command("go", append(append([]string{"run", "./cmd/snapdriver"}, subcommand...), "--help")...)
+	cmd.Dir = repository
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
 }
 
 // TestManifestsInDocs: Kubernetes knows all fields of the manifests that the
