@@ -29,7 +29,9 @@ func deploy(overlay, tag string) error {
 	return kube.Hack("deploy.sh", "up", overlayDir(overlay))
 }
 
-func undeploy(overlay string) error { return kube.Hack("deploy.sh", "down", overlayDir(overlay)) }
+// undeploy takes the driver away as a user does, by the directory of what was
+// deployed.
+func undeploy(dir string) error { return kube.Hack("deploy.sh", "down", dir) }
 
 func overlayDir(overlay string) string { return filepath.Join(kube.Dir, "overlays", overlay) }
 
@@ -67,7 +69,7 @@ func TestUndeploy(t *testing.T) {
 		s.use("data", directoryKind, small, nil)
 		s.snapshot("snap", "data", snapshotClass)
 		s.awaitSnapshot("snap")
-		err := undeploy("kind")
+		err := undeploy(overlayDir("kind"))
 		if err == nil {
 			t.Fatal("the driver was taken away from a volume in use")
 		}
@@ -82,7 +84,7 @@ func TestUndeploy(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := undeploy("kind"); err != nil {
+	if err := undeploy(overlayDir("kind")); err != nil {
 		t.Fatal(err)
 	}
 	left, err := kubectl("get", "namespaces,csidrivers,storageclasses,volumesnapshotclasses,clusterroles,clusterrolebindings", "-o", "name")
@@ -132,7 +134,7 @@ func testDeployElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := kube.Hack("deploy.sh", "down", dir); err != nil {
+		if err := undeploy(dir); err != nil {
 			t.Error(err)
 		}
 	})

@@ -74,7 +74,11 @@ func (s space) use(claim string, kind kindOfVolume, size string, source *corev1.
 // nil.
 func (s space) claim(name string, kind kindOfVolume, size string, source *corev1.TypedLocalObjectReference) {
 	s.Helper()
-	_, err := core.CoreV1().PersistentVolumeClaims(s.name).Create(s.Context(), &corev1.PersistentVolumeClaim{
+	s.createClaim(newClaim(name, kind, size, source))
+}
+
+func newClaim(name string, kind kindOfVolume, size string, source *corev1.TypedLocalObjectReference) *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			StorageClassName: &kind.class,
@@ -85,8 +89,12 @@ func (s space) claim(name string, kind kindOfVolume, size string, source *corev1
 				Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)},
 			},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
+	}
+}
+
+func (s space) createClaim(claim *corev1.PersistentVolumeClaim) {
+	s.Helper()
+	if _, err := core.CoreV1().PersistentVolumeClaims(s.name).Create(s.Context(), claim, metav1.CreateOptions{}); err != nil {
 		s.Fatal(err)
 	}
 }
