@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,6 +99,8 @@ func serve(ctx context.Context, o serveOptions) error {
 		if err != nil {
 			err = errors.Join(err, b.Close())
 		}
+		// To read what is there takes several times the memory of knowing it.
+		debug.FreeOSMemory()
 		return core, err
 	}
 	server, err := driver.New(o.driver)

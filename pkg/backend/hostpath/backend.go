@@ -46,6 +46,7 @@ type Options struct {
 type Backend struct {
 	path        string // of the root: absolute, without symbolic links
 	root        *os.Root
+	dir         *os.File // the root too, for system calls that os.Root does not make
 	lock        *os.File
 	loops       loops
 	step        backend.StepFunc
@@ -90,11 +91,20 @@ func open(path string, options Options) (b *Backend, err error) {
 			err = errors.Join(err, root.Close())
 		}
 	}()
+	dir, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, dir.Close())
+		}
+	}()
 	lock, err := takeLock(root)
 	if err != nil {
 		return nil, err
 	}
-	b = &Backend{path: path, root: root, lock: lock, step: options.Step, freezeLimit: options.FreezeLimit}
+	b = &Backend{path: path, root: root, dir: dir, lock: lock, step: options.Step, freezeLimit: options.FreezeLimit}
 	if b.freezeLimit == 0 {
 		b.freezeLimit = DefaultFreezeLimit
 	}
@@ -140,7 +150,7 @@ func holder(root *os.Root) string {
 func (b *Backend) Close() error {
 	b.closing.Store(true)
 	b.background.Wait()
-	return errors.Join(b.root.Close(), b.lock.Close())
+	return errors.Join(b.root.Close(), b.dir.Close(), b.lock.Close())
 }
 
 // Limits implements backend.Backend.

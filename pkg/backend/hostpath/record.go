@@ -41,6 +41,12 @@ type snapshotRecord struct {
 	Format   format           `json:"format"`
 }
 
+// versioned is a record of either kind.
+type versioned interface{ version() int }
+
+func (r *volumeRecord) version() int   { return r.Version }
+func (r *snapshotRecord) version() int { return r.Version }
+
 // data returns the name of what holds the volume's data.
 func (r volumeRecord) data() string {
 	if r.Layout == layoutDirectory {
@@ -100,8 +106,8 @@ func notUnderstood(format string, args ...any) error {
 // readRecord reads the record of the object in dir. ErrNotFound when there is
 // no such object, a damagedError when its record makes no sense; any other
 // error may be one of this moment or of this program.
-func (b *Backend) readRecord(dir string, record any) error {
-	text, err := b.root.ReadFile(path.Join(dir, recordFile))
+func (b *Backend) readRecord(dir string, record versioned) error {
+	text, err := b.readFile(path.Join(dir, recordFile))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		if _, err := b.root.Lstat(dir); err == nil {
 			return damage("it has no record")
@@ -115,26 +121,35 @@ func (b *Backend) readRecord(dir string, record any) error {
 }
 
 // decodeRecord is strict: a field that this program does not know may be one
-// without which the rest means something else. What is JSON, and not understood,
-// another version of this program may have written: that is not damage.
-func decodeRecord(text []byte, record any) error {
+// without which the rest means something else.
+func decodeRecord(text []byte, record versioned) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(record)
+	if err == nil && record.version() == recordVersion && onlySpace(text[decoder.InputOffset():]) {
+		return nil
+	}
+	return explainRecord(text, err)
+}
+
+// explainRecord says what is wrong with a record, of which err is what
+// decoding it has met. What is JSON, and not understood, another version of this
+// program may have written: that is not damage.
+func explainRecord(text []byte, err error) error {
 	if !json.Valid(text) {
 		return damage("its record is not JSON")
 	}
 	var header struct {
 		Version int `json:"version"`
 	}
-	err := json.Unmarshal(text, &header)
-	if err == nil && header.Version != recordVersion {
+	if headerErr := json.Unmarshal(text, &header); headerErr == nil && header.Version != recordVersion {
 		return fmt.Errorf("its record has version %d and this program knows only version %d: use the program that wrote it", header.Version, recordVersion)
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := errors.Join(err, decoder.Decode(record)); err != nil {
-		return notUnderstood("%w", err)
-	}
-	return nil
+	return notUnderstood("%w", err)
 }
+
+// onlySpace says whether text is nothing but what JSON calls white space.
+func onlySpace(text []byte) bool { return len(bytes.Trim(text, " \t\r\n")) == 0 }
 
 func encodeRecord(record any) ([]byte, error) {
 	text, err := json.MarshalIndent(record, "", "  ")

@@ -134,31 +134,40 @@ func load[T any](ctx context.Context, b *Backend, shelf string, read func(name s
 		return nil, nil, err
 	}
 	damaged = map[string]string{}
+	objects = make([]T, 0, len(names))
 	var mu sync.Mutex
+	one := func(name string) error {
+		object, err := read(name)
+		if err != nil && b.removeEmpty(path.Join(shelf, name)) == nil {
+			return nil // a spare directory that a deletion has left, see toTrash
+		}
+		line := ""
+		if err != nil {
+			line, err = b.refuse(shelf, name, err)
+		}
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if line != "" {
+			damaged[name] = line
+		} else {
+			objects = append(objects, object)
+		}
+		return nil
+	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(2 * runtime.GOMAXPROCS(0))
-	for _, name := range names {
+	workers := 2 * runtime.GOMAXPROCS(0)
+	for worker := range workers {
 		group.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			object, err := read(name)
-			if err != nil && b.removeEmpty(path.Join(shelf, name)) == nil {
-				return nil // a spare directory that a deletion has left, see toTrash
-			}
-			line := ""
-			if err != nil {
-				line, err = b.refuse(shelf, name, err)
-			}
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if line != "" {
-				damaged[name] = line
-			} else {
-				objects = append(objects, object)
+			for i := worker; i < len(names); i += workers {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := one(names[i]); err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -191,9 +200,10 @@ func (b *Backend) loadSnapshot(name string) (backend.Snapshot, error) {
 	return record.Snapshot, b.checkData(path.Join(snapshotPath(id), record.Format.file()))
 }
 
-// checkData looks whether an object's data are there.
+// checkData looks whether the data are there of an object, whose record was read.
 func (b *Backend) checkData(name string) error {
-	_, err := b.root.Lstat(name)
+	var stat unix.Stat_t
+	err := unix.Fstatat(int(b.dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, os.ErrNotExist) {
 		return damage("its data are missing")
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 
@@ -106,6 +107,19 @@ func syncFile(root *os.Root, name string) error {
 	return file.Sync()
 }
 
+// readFile returns what a file holds. It does as os.Root.ReadFile, in a third of
+// the system calls: a start reads one file for each object.
+func (b *Backend) readFile(name string) ([]byte, error) {
+	const within = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	fd, err := unix.Openat2(int(b.dir.Fd()), name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: within})
+	if err != nil {
+		return nil, &os.PathError{Op: "openat2", Path: name, Err: err}
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	return io.ReadAll(file)
+}
+
 // list returns the names of a directory's entries.
 func (b *Backend) list(name string) ([]string, error) {
 	dir, err := b.root.Open(name)
@@ -120,12 +134,7 @@ func (b *Backend) list(name string) ([]string, error) {
 func (b *Backend) rename(from, to string) error { return b.renameat2(from, to, unix.RENAME_NOREPLACE) }
 
 func (b *Backend) renameat2(from, to string, flags uint) error {
-	dir, err := b.root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	fd := int(dir.Fd())
+	fd := int(b.dir.Fd())
 	if err := unix.Renameat2(fd, from, fd, to, flags); err != nil {
 		return &os.LinkError{Op: "renameat2", Old: from, New: to, Err: err}
 	}
