@@ -1,6 +1,7 @@
 package hostpath_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -79,6 +80,52 @@ func testPowerCut(t *testing.T, host, kind string, format map[string]string) {
 	node.cut("delete snapshot", restored.ID.String(), clone.ID.String())
 	node.expect(restored.ID, "content")
 	deleteAll(t, node.b, node.root, restored.ID, clone.ID)
+}
+
+// Of few files each is made durable, of many the filesystem.
+func TestPowerCutOfTrees(t *testing.T) {
+	for _, host := range []string{"ext4", "xfs"} {
+		for _, files := range []int{3, 100} {
+			t.Run(fmt.Sprintf("%d files on %s", files, host), func(t *testing.T) { testPowerCutOfTree(t, host, files) })
+		}
+	}
+}
+
+func testPowerCutOfTree(t *testing.T, host string, files int) {
+	node := newCuttable(t, host)
+	source, clone := spec("directory", "volume"), spec("directory", "clone")
+	create(t, node.b, source)
+	tree := filepath.Join(node.root, "volumes", source.ID.String(), "data")
+	for i := range files {
+		dir := filepath.Join(tree, fmt.Sprint("dir", i%3), "deeper")
+		err := os.MkdirAll(dir, 0o755)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, fmt.Sprint("file", i)), []byte(fmt.Sprint("content ", i)), 0o000)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(unix.Mkfifo(filepath.Join(tree, "fifo"), 0o600), os.Symlink("nowhere", filepath.Join(tree, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	clone.Source.Volume = source.ID
+	create(t, node.b, clone)
+	copied := filepath.Join(node.root, "volumes", clone.ID.String(), "data")
+	node.cut("clone", source.ID.String(), clone.ID.String())
+	if info, err := os.Lstat(filepath.Join(copied, "fifo")); err != nil || info.Mode().Type() != os.ModeNamedPipe {
+		t.Errorf("the fifo: %v, %v", info, err)
+	}
+	if target, err := os.Readlink(filepath.Join(copied, "link")); err != nil || target != "nowhere" {
+		t.Errorf("the link leads to %q, %v", target, err)
+	}
+	for i := range files {
+		name := filepath.Join(copied, fmt.Sprint("dir", i%3), "deeper", fmt.Sprint("file", i))
+		if content, err := os.ReadFile(name); err != nil || string(content) != fmt.Sprint("content ", i) {
+			t.Errorf("%s holds %q, %v", name, content, err)
+		}
+	}
+	deleteAll(t, node.b, node.root, source.ID, clone.ID)
 }
 
 // What Recover told others of must not change any more, although the process

@@ -8,8 +8,6 @@ import (
 	"path"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath/treecopy"
 )
@@ -113,18 +111,9 @@ func (b *Backend) fillDirectory(ctx context.Context, stage *os.Root, from source
 	}
 	defer out.Close()
 	if from.volume.IsZero() {
-		err = treecopy.ReadTar(ctx, in, out, progress)
-	} else {
-		err = treecopy.CopyTree(ctx, in, out, progress)
+		return treecopy.ReadTar(ctx, in, out, progress)
 	}
-	if err != nil {
-		return err
-	}
-	// One sync of the filesystem is many times faster than one of each file.
-	if err := unix.Syncfs(int(out.Fd())); err != nil {
-		return os.NewSyscallError("syncfs", err)
-	}
-	return nil
+	return treecopy.CopyTree(ctx, in, out, progress)
 }
 
 // ExpandVolume implements backend.Backend. The image grows first: a crash
