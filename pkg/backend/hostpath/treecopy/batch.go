@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -64,6 +65,11 @@ func (b *batch) room(n int) []byte {
 	}
 	b.memory = b.memory[:len(b.memory)+n]
 	return b.memory[len(b.memory)-n:]
+}
+
+// isSmall says whether all files of the batch are in memory.
+func (b *batch) isSmall() bool {
+	return !slices.ContainsFunc(b.entries, func(e entry) bool { return len(e.contents.segments) > 0 && e.contents.memory == nil })
 }
 
 // free closes what the entries hold open and gives the batch away.

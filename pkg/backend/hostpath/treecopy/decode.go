@@ -13,6 +13,7 @@ import (
 // name is checked before it is used.
 type decoder struct {
 	in      *input
+	header  [blockSize]byte // see block
 	records []byte
 
 	// data is how many bytes of the last entry, its filling included, have
@@ -36,7 +37,7 @@ func (d *decoder) next(e *entry) error {
 		return err
 	}
 	if block[typeField.start] == typeExtended {
-		if err := d.readRecords(&block); err != nil {
+		if err := d.readRecords(block); err != nil {
 			return err
 		}
 		if block, err = d.block(); err == io.EOF { //nolint:errorlint // as in pump
@@ -46,7 +47,7 @@ func (d *decoder) next(e *entry) error {
 		}
 	}
 	h := header{entry: entry{contents: contents{file: noFile}}}
-	if err := h.parse(&block); err != nil {
+	if err := h.parse(block); err != nil {
 		return err
 	}
 	if err := parseRecords(d.records, h.apply); err != nil {
@@ -59,23 +60,25 @@ func (d *decoder) next(e *entry) error {
 	return nil
 }
 
-// block reads a header and checks it. io.EOF at the end of the archive.
-func (d *decoder) block() (block [blockSize]byte, err error) {
+// block reads a header and checks it. It is valid until the next one is read.
+// io.EOF at the end of the archive.
+func (d *decoder) block() (*[blockSize]byte, error) {
+	block := &d.header
 	if err := d.in.read(block[:]); err != nil {
-		return block, err
+		return nil, err
 	}
-	if block == zeros {
-		return block, d.end()
+	if *block == zeros {
+		return nil, d.end()
 	}
 	sum, err := octal(block[:], checksumField)
 	if err != nil {
-		return block, err
+		return nil, err
 	}
 	if sum != checksum(block[:]) {
-		return block, malformed("a header's checksum is wrong")
+		return nil, malformed("a header's checksum is wrong")
 	}
 	if !bytes.Equal(block[magicField.start:magicField.end], []byte(magic)) {
-		return block, malformed("it is not a POSIX tar file")
+		return nil, malformed("it is not a POSIX tar file")
 	}
 	return block, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,9 @@ func withoutAtime(open func(flags uint64) (int, error)) (int, error) {
 type directory struct {
 	fd    int
 	users atomic.Int32
+
+	// making is held by who makes many names in it.
+	making sync.Mutex
 
 	// last, if set, is called before closing.
 	last func(fd int)

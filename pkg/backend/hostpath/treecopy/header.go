@@ -151,21 +151,21 @@ func cleanPath(name string, dir bool) (string, error) {
 }
 
 func text(block *[blockSize]byte, f field) string {
-	s, _, _ := strings.Cut(string(block[f.start:f.end]), "\x00")
-	return s
+	s, _, _ := bytes.Cut(block[f.start:f.end], []byte{0})
+	return string(s)
 }
 
 // octal reads a number that may be filled up with spaces and zero bytes.
 func octal(block []byte, f field) (int64, error) {
-	digits := string(bytes.Trim(block[f.start:f.end], " \x00"))
-	if digits == "" {
-		return 0, nil
+	digits := bytes.Trim(block[f.start:f.end], " \x00")
+	var n int64
+	for _, digit := range digits {
+		if digit < '0' || digit > '7' || n > math.MaxInt64>>3 {
+			return 0, malformed("%.20q is not an octal number", digits)
+		}
+		n = n<<3 | int64(digit-'0')
 	}
-	n, err := strconv.ParseUint(digits, 8, 63)
-	if err != nil {
-		return 0, malformed("%.20q is not an octal number", digits)
-	}
-	return int64(n), nil
+	return n, nil
 }
 
 // decimal reads a number from zero to most.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,10 @@ type treeSink struct {
 	pending []*entry
 	root    *entry
 
-	slots   chan struct{}  // one for each goroutine
+	busy    chan struct{}  // one for each goroutine that works
+	small   atomic.Int64   // bytes of small files not yet written behind
+	behind  atomic.Bool    // something is being written behind
+	slots   chan struct{}  // one for each batch that is put down
 	running sync.WaitGroup // of the goroutines
 }
 
@@ -43,7 +47,10 @@ func newTreeSink(w *workers, m *mover, root *os.File) (*treeSink, error) {
 		c.close()
 		return nil, fmt.Errorf("clear root's attributes: %w", err)
 	}
-	return &treeSink{workers: w, mover: m, chain: c, slots: make(chan struct{}, parallel())}, nil
+	return &treeSink{
+		workers: w, mover: m, chain: c,
+		slots: make(chan struct{}, 4*parallel()), busy: make(chan struct{}, parallel()),
+	}, nil
 }
 
 func (s *treeSink) put(b *batch) error {
@@ -73,7 +80,7 @@ func (s *treeSink) put(b *batch) error {
 	dir.retain()
 	s.running.Add(1)
 	s.workers.running.Go(func() {
-		s.workers.fail(s.putAll(b, dir))
+		s.workers.fail(s.putBeside(b, dir))
 		dir.release()
 		<-s.slots
 		s.running.Done()
@@ -171,6 +178,35 @@ func (s *treeSink) finish() error {
 func (s *treeSink) close() {
 	s.running.Wait()
 	s.chain.close()
+}
+
+// putBeside puts a batch down beside others. A directory takes one new name at a
+// time, and who waits for that in the kernel keeps a processor busy. So small
+// files are made by one goroutine in each directory, and by others in others:
+// more batches are under way than goroutines work.
+func (s *treeSink) putBeside(b *batch, dir *directory) error {
+	if b.isSmall() {
+		s.writeBehind(int64(len(b.memory)))
+		dir.making.Lock()
+		defer dir.making.Unlock()
+	}
+	s.busy <- struct{}{}
+	defer func() { <-s.busy }()
+	return s.putAll(b, dir)
+}
+
+// writeBehind has small files written to the disk while others are made, so
+// that a sync at the end waits for little.
+func (s *treeSink) writeBehind(bytes int64) {
+	if s.small.Add(bytes) < writeBehind || !s.behind.CompareAndSwap(false, true) {
+		return
+	}
+	s.small.Store(0)
+	s.workers.running.Go(func() {
+		// Only a hint: what is wrong with the disk, the sync will say.
+		_ = unix.Syncfs(s.chain.root.fd)
+		s.behind.Store(false)
+	})
 }
 
 func (s *treeSink) putAll(b *batch, dir *directory) error {
