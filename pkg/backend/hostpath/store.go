@@ -41,6 +41,12 @@ func (b *Backend) build(ctx context.Context, shelf, id, data string, fill func(s
 		return err
 	}
 	defer stage.Close()
+	// Open before anything is written, for it is told of errors since then, see settle.
+	dir, err := stage.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	b.step.At("fill")
 	record, err := fill(stage)
 	if err != nil {
@@ -51,7 +57,7 @@ func (b *Backend) build(ctx context.Context, shelf, id, data string, fill func(s
 		return err
 	}
 	b.step.At("settle")
-	if err := settle(stage, data); err != nil {
+	if err := settle(stage, dir, data); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -82,26 +88,28 @@ func (b *Backend) checkFree(name string) error {
 }
 
 // settle makes the data of a staging directory, the record and the directory
-// durable.
+// durable. The directory is also open as dir, and was before anything was
+// written: the kernel tells of a write that failed only who had a file open
+// then, or is the first to ask.
 //
 // It syncs files, not the filesystem: that would also write what others have
 // written elsewhere on it, which can be any amount. Only where there are many
 // files, it is many times faster than one sync for each. The record comes
 // first: a journalling filesystem writes the log up to the record's own place
 // for it, so that the others find their share of it done.
-func settle(stage *os.Root, data string) error {
+func settle(stage *os.Root, dir *os.File, data string) error {
 	if err := syncFile(stage, recordFile); err != nil {
 		return err
 	}
 	left := fewFiles
 	err := syncTree(stage, data, &left)
 	if errors.Is(err, errMany) || errors.Is(err, os.ErrPermission) { // who is not root may not open each
-		return syncFilesystem(stage)
+		return os.NewSyscallError("syncfs", unix.Syncfs(int(dir.Fd())))
 	}
 	if err != nil {
 		return err
 	}
-	return syncFile(stage, ".")
+	return dir.Sync()
 }
 
 // fewFiles is up to how many files each is synced by itself.
@@ -110,8 +118,8 @@ const fewFiles = 64
 var errMany = errors.New("many files")
 
 // syncTree makes a file durable, or a directory with what is in it. Of what can
-// not be synced by itself, there is nothing but the name. errMany when there
-// are more than left entries below.
+// not be synced by itself, links and devices, there is nothing but the entry in
+// its directory. errMany when there are more than left entries below.
 func syncTree(root *os.Root, name string, left *int) error {
 	// A new time of access would have to be written as well.
 	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOATIME, 0)
@@ -139,15 +147,6 @@ func syncTree(root *os.Root, name string, left *int) error {
 			}
 		}
 	}
-}
-
-func syncFilesystem(stage *os.Root) error {
-	dir, err := stage.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(dir.Fd())))
 }
 
 // syncFile makes one file or directory durable.

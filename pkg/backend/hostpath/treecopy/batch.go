@@ -14,7 +14,7 @@ const (
 	// handing over cheap, few enough to keep all workers busy.
 	batchEntries = 64
 
-	// batchFiles is how many files a batch holds open. As some fifteen batches
+	// batchFiles is how many files a batch holds open. As some thirty batches
 	// wait to be put down at most, that bounds the descriptors of a copy.
 	batchFiles = 4
 
@@ -70,6 +70,14 @@ func (b *batch) room(n int) []byte {
 // isSmall says whether all files of the batch are in memory.
 func (b *batch) isSmall() bool {
 	return !slices.ContainsFunc(b.entries, func(e entry) bool { return len(e.contents.segments) > 0 && e.contents.memory == nil })
+}
+
+// held returns how many bytes of files the batch has in memory.
+func (b *batch) held() (sum int64) {
+	for i := range b.entries {
+		sum += int64(len(b.entries[i].contents.memory))
+	}
+	return sum
 }
 
 // free closes what the entries hold open and gives the batch away.

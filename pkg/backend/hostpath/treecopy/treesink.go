@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,11 +27,11 @@ type treeSink struct {
 	pending []*entry
 	root    *entry
 
-	busy    chan struct{}  // one for each goroutine that works
-	small   atomic.Int64   // bytes of small files not yet written behind
-	behind  atomic.Bool    // something is being written behind
-	slots   chan struct{}  // one for each batch that is put down
-	running sync.WaitGroup // of the goroutines
+	busy    chan struct{}       // one for each goroutine that works
+	small   atomic.Int64        // bytes of small files not yet written behind
+	behind  atomic.Bool         // something is being written behind
+	room    *semaphore.Weighted // bytes of memory for batches that are put down, see weight
+	running sync.WaitGroup      // of the goroutines
 }
 
 func newTreeSink(w *workers, m *mover, root *os.File) (*treeSink, error) {
@@ -49,9 +50,16 @@ func newTreeSink(w *workers, m *mover, root *os.File) (*treeSink, error) {
 	}
 	return &treeSink{
 		workers: w, mover: m, chain: c,
-		slots: make(chan struct{}, 4*parallel()), busy: make(chan struct{}, parallel()),
+		room: semaphore.NewWeighted(int64(parallel()) * largestBatch), busy: make(chan struct{}, parallel()),
 	}, nil
 }
+
+// largestBatch is how many bytes of files a batch can have in memory.
+const largestBatch = batchEntries * smallFile
+
+// weight returns what a batch takes of the sink's room. As none counts less than
+// a fourth of the largest, four are under way for each goroutine that works.
+func weight(b *batch) int64 { return max(b.held(), largestBatch/4) }
 
 func (s *treeSink) put(b *batch) error {
 	if len(b.entries) == 0 { // all of it vanished
@@ -71,9 +79,8 @@ func (s *treeSink) put(b *batch) error {
 		s.running.Wait()
 		return s.putAll(b, dir)
 	}
-	select {
-	case s.slots <- struct{}{}:
-	case <-s.workers.Done():
+	weight := weight(b)
+	if err := s.room.Acquire(s.workers, weight); err != nil {
 		b.free()
 		return context.Cause(s.workers)
 	}
@@ -82,7 +89,7 @@ func (s *treeSink) put(b *batch) error {
 	s.workers.running.Go(func() {
 		s.workers.fail(s.putBeside(b, dir))
 		dir.release()
-		<-s.slots
+		s.room.Release(weight)
 		s.running.Done()
 	})
 	return nil
@@ -186,7 +193,7 @@ func (s *treeSink) close() {
 // more batches are under way than goroutines work.
 func (s *treeSink) putBeside(b *batch, dir *directory) error {
 	if b.isSmall() {
-		s.writeBehind(int64(len(b.memory)))
+		s.writeBehind(b.held())
 		dir.making.Lock()
 		defer dir.making.Unlock()
 	}
@@ -196,15 +203,18 @@ func (s *treeSink) putBeside(b *batch, dir *directory) error {
 }
 
 // writeBehind has small files written to the disk while others are made, so
-// that a sync at the end waits for little.
+// that a sync at the end waits for little. What it meets is left to that sync,
+// which is told of it when it comes from a descriptor that is older than the
+// files, and another than the one used here.
 func (s *treeSink) writeBehind(bytes int64) {
 	if s.small.Add(bytes) < writeBehind || !s.behind.CompareAndSwap(false, true) {
 		return
 	}
 	s.small.Store(0)
+	root := s.chain.root.retain() // this may outlast the sink
 	s.workers.running.Go(func() {
-		// Only a hint: what is wrong with the disk, the sync will say.
-		_ = unix.Syncfs(s.chain.root.fd)
+		_ = unix.Syncfs(root.fd)
+		root.release()
 		s.behind.Store(false)
 	})
 }
