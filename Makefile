@@ -14,6 +14,10 @@ E2E := cd test/e2e && GOFLAGS="$$($(GO) env GOFLAGS) -trimpath" CGO_ENABLED=0
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 GOVULNCHECK   := $(TOOLS)/govulncheck-v1.8.0
 
+# How long "make fuzz" runs each test, and which.
+FUZZTIME ?= 1m
+FUZZ     ?= .
+
 # Which benchmarks "make bench" runs, and where its tables and figures go.
 BENCH     ?= .
 BENCH_OUT ?= $(BIN)/bench
@@ -86,6 +90,10 @@ sanity: setup ## Run csi-sanity only, and count what it skips
 bench: setup build ## Compare with the floors: cp --reflink, tar, FICLONE (root); BENCH=Scale for one, BENCH_OUT=docs/performance
 	SNAPDRIVER_BINARY=$(CURDIR)/$(BIN)/snapdriver $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 5x -timeout 60m ./test/bench | tee $(BIN)/bench.txt
 	$(GO) run ./test/bench/report -out $(BENCH_OUT) <$(BIN)/bench.txt
+
+.PHONY: fuzz
+fuzz: ## Fuzz all that reads what others wrote, FUZZTIME each (1m); FUZZ=Tar for some
+	hack/fuzz.sh '$(FUZZTIME)' '$(FUZZ)'
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters, the import rule among them

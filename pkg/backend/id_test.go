@@ -65,15 +65,25 @@ func TestIDsSurviveJSON(t *testing.T) {
 	}
 }
 
-func FuzzParseVolumeID(f *testing.F) {
+// FuzzParseIDs: what is accepted is an ID of one kind, written as we write it,
+// and nothing that means something in a path.
+func FuzzParseIDs(f *testing.F) {
 	f.Add(backend.NewVolumeID("node", "name").String())
+	f.Add(backend.NewSnapshotID("node", "name").String())
 	f.Add("vol-00000000-00000000000000000000000000000000")
 	f.Fuzz(func(t *testing.T, text string) {
-		id, err := backend.ParseVolumeID(text)
-		if err == nil && id.String() != text {
-			t.Errorf("%q was taken for %q", text, id)
+		volume, volumeErr := backend.ParseVolumeID(text)
+		if volumeErr == nil && volume.String() != text {
+			t.Errorf("%q was taken for %q", text, volume)
 		}
-		if err == nil && strings.ContainsAny(text, "/.\x00") {
+		snapshot, snapshotErr := backend.ParseSnapshotID(text)
+		if snapshotErr == nil && snapshot.String() != text {
+			t.Errorf("%q was taken for %q", text, snapshot)
+		}
+		if volumeErr == nil && snapshotErr == nil {
+			t.Errorf("%q was accepted as both", text)
+		}
+		if (volumeErr == nil || snapshotErr == nil) && strings.ContainsAny(text, "/.\x00") {
 			t.Errorf("%q was accepted", text)
 		}
 	})

@@ -45,7 +45,8 @@ func unpack(t testing.TB, dir string, data []byte) error {
 	return ReadTar(context.Background(), in, root, nil)
 }
 
-func TestHostileArchivesAreRefused(t *testing.T) {
+// hostileArchives are archives that must be refused.
+func hostileArchives() map[string][]tar.Header {
 	dir := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeDir} }
 	file := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Size: 3} }
 	symlink := func(name, to string) tar.Header {
@@ -56,7 +57,7 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 	}
 	root := dir("./")
 	long := strings.Repeat("d/", 300)
-	for name, entries := range map[string][]tar.Header{
+	return map[string][]tar.Header{
 		"nothing":                   {},
 		"no root":                   {file("./x")},
 		"two roots":                 {root, root},
@@ -79,7 +80,11 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 		"a directory over a link":   {root, symlink("./x", ".."), dir("./x")},
 		"an overlong name":          {root, file("./" + strings.Repeat("x", 256))},
 		"an unknown type":           {root, {Name: "./x", Typeflag: tar.TypeReg, Size: 0, PAXRecords: map[string]string{"SNAPDRIVER.type": "door"}}},
-	} {
+	}
+}
+
+func TestHostileArchivesAreRefused(t *testing.T) {
+	for name, entries := range hostileArchives() {
 		t.Run(name, func(t *testing.T) {
 			below := testenv.TempDir(t)
 			must(t, os.WriteFile(filepath.Join(below, "outside"), []byte("as before"), 0o644))
@@ -204,8 +209,9 @@ func TestTruncatedStreamsAreRefused(t *testing.T) {
 func FuzzReadTar(f *testing.F) {
 	f.Add(smallArchive(f))
 	f.Add(sparse("2\n0\n100\n500\n500\n", 512+600))
-	f.Add(pack(f, tar.Header{Name: "./", Typeflag: tar.TypeDir}, tar.Header{Name: "./a", Typeflag: tar.TypeSymlink, Linkname: ".."},
-		tar.Header{Name: "./a/b", Typeflag: tar.TypeReg, Size: 1}))
+	for _, entries := range hostileArchives() {
+		f.Add(pack(f, entries...))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, "outside"), []byte("as before"), 0o644))
