@@ -23,6 +23,7 @@ var suites = []struct{ name, pkg, run string }{
 	{"thin-metadata", "internal/thinmeta", ""},
 	{"lvm", "pkg/backend/lvm", ""},
 	{"csi-sanity", "test/sanity", ""},
+	{"compatibility", "test/compat", "^TestLVM$"},
 	{"pool-full", "test/poolfull", ""},
 	{"command", "cmd/snapdriver", "LVM|^TestDemoInterrupted"},
 	{"privileges", "test/privileges", "^TestLVM$"},
