@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const (
@@ -29,9 +30,19 @@ func deploy(overlay, tag string) error {
 	return kube.Hack("deploy.sh", "up", overlayDir(overlay))
 }
 
+// period is a time in which the driver is being taken away.
+type period struct{ from, to time.Time }
+
+var undeployments []period
+
 // undeploy takes the driver away as a user does, by the directory of what was
 // deployed.
-func undeploy(dir string) error { return kube.Hack("deploy.sh", "down", dir) }
+func undeploy(dir string) error {
+	from := time.Now()
+	err := kube.Hack("deploy.sh", "down", dir)
+	undeployments = append(undeployments, period{from, time.Now()})
+	return err
+}
 
 func overlayDir(overlay string) string { return filepath.Join(kube.Dir, "overlays", overlay) }
 

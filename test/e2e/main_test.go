@@ -85,7 +85,18 @@ func withCluster(m *testing.M) (code int) {
 		log.Print("making the cluster: ", err)
 		return 1
 	}
-	return m.Run()
+	if code = m.Run(); code == 0 && allTestsRan() {
+		if err := checkRights(); err != nil {
+			log.Print("rights: ", err)
+			code = 1
+		}
+	}
+	return code
+}
+
+// allTestsRan says whether no test was left out by a flag.
+func allTestsRan() bool {
+	return !*use && flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""
 }
 
 func takeDown() bool {

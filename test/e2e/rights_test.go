@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+)
+
+// right is what a program is allowed, or has asked for.
+type right struct {
+	program               string
+	group, resource, verb string // resource: with its subresource, as in a rule
+}
+
+// programs are those that the roles of the manifests are for. Some share a
+// service account, but each asks under its own name.
+var programs = map[string]string{
+	"snapdriver-provisioner": "csi-provisioner",
+	"snapdriver-topology":    "csi-provisioner",
+	"snapdriver-capacity":    "csi-provisioner",
+	"snapdriver-snapshotter": "csi-snapshotter",
+	"snapdriver-resizer":     "csi-resizer",
+	"snapdriver-election":    "csi-resizer",
+	"snapdriver-placement":   "snapdriver",
+	"snapshot-controller":    "snapshot-controller",
+}
+
+// checkRights compares what the programs were allowed with what they have asked
+// the apiserver for, in all tests together: they have used every right, and
+// lacked none.
+func checkRights() error {
+	granted, err := grantedRights("overlays/kind", "overlays/distributed", "snapshot-controller")
+	if err != nil {
+		return err
+	}
+	used, problems := usedRights()
+	for r := range granted {
+		if !used[r] && !excused(r, used) {
+			problems = append(problems, fmt.Errorf("%s never uses its right to %s %s of %q", r.program, r.verb, r.resource, r.group))
+		}
+	}
+	slices.SortFunc(problems, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return errors.Join(problems...)
+}
+
+// excused says whether a right that was not used has to be there. Who watches
+// also lists, unless the server sends the list through the watch; and an event
+// that happens again is patched.
+func excused(r right, used map[right]bool) bool {
+	watch := r
+	watch.verb = "watch"
+	return r.verb == "list" && used[watch] || r.resource == "events" && r.verb == "patch"
+}
+
+// grantedRights reads the roles of directories of deploy/.
+func grantedRights(dirs ...string) (map[right]bool, error) {
+	granted := map[right]bool{}
+	for _, dir := range dirs {
+		text, err := kubectl("kustomize", filepath.Join(kube.Root, "deploy", dir))
+		if err != nil {
+			return nil, err
+		}
+		documents := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
+		for {
+			var role rbacv1.ClusterRole // a Role has the same fields
+			err := documents.Decode(&role)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return nil, err
+			}
+			if err := addRights(granted, role); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return granted, nil
+}
+
+// userRoles are for people, whose work no test does in full.
+var userRoles = []string{"snapshot-viewer", "snapshot-editor"}
+
+func addRights(granted map[right]bool, role rbacv1.ClusterRole) error {
+	if len(role.Rules) == 0 || slices.Contains(userRoles, role.Name) {
+		return nil
+	}
+	program, known := programs[role.Name]
+	if !known {
+		return fmt.Errorf("whose is the role %s? Add it to programs", role.Name)
+	}
+	for _, rule := range role.Rules {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					granted[right{program, group, resource, verb}] = true
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// usedRights reads the apiserver's audit log. What was forbidden is a problem.
+func usedRights() (map[right]bool, []error) {
+	file, err := os.Open(kube.AuditLog())
+	if err != nil {
+		return nil, []error{err}
+	}
+	defer file.Close()
+	used, refused := map[right]bool{}, map[right]bool{}
+	var problems []error
+	lines := bufio.NewReader(file)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) { // a line that is being written does not count
+			return used, problems
+		}
+		if err != nil {
+			return used, append(problems, err)
+		}
+		var event auditv1.Event
+		if err := json.Unmarshal(bytes.TrimSpace(line), &event); err != nil {
+			return used, append(problems, fmt.Errorf("%s: %w", kube.AuditLog(), err))
+		}
+		r, isRight := rightOf(event)
+		if !isRight {
+			continue
+		}
+		switch {
+		case event.Annotations["authorization.k8s.io/decision"] != "forbid":
+			used[r] = true
+		case !refused[r] && !duringUndeployment(event):
+			refused[r] = true
+			problems = append(problems, fmt.Errorf("%s was refused to %s %s of %q: %s", r.program, r.verb, r.resource, r.group, event.RequestURI))
+		}
+	}
+}
+
+// duringUndeployment says whether somebody may lack a right because it was
+// taken away together with the driver.
+func duringUndeployment(event auditv1.Event) bool {
+	return slices.ContainsFunc(undeployments, func(p period) bool {
+		return event.RequestReceivedTimestamp.After(p.from) && event.RequestReceivedTimestamp.Time.Before(p.to)
+	})
+}
+
+func rightOf(event auditv1.Event) (right, bool) {
+	program, _, _ := strings.Cut(event.UserAgent, "/")
+	known := slices.Contains(slices.Collect(maps.Values(programs)), program)
+	object := event.ObjectRef
+	if !known || object == nil {
+		return right{}, false
+	}
+	resource := object.Resource
+	if object.Subresource != "" {
+		resource += "/" + object.Subresource
+	}
+	return right{program, object.APIGroup, resource, event.Verb}, true
+}
