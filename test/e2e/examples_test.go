@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,6 +41,34 @@ func (e *examples) apply(name string, replace ...string) {
 		e.Fatal(err)
 	}
 	e.applied = append(e.applied, name)
+}
+
+// TestImportArchive: what the incubator's hostPath plugin left behind, a .tgz
+// with the path of the volume in it, becomes a snapshot that can be restored.
+func TestImportArchive(t *testing.T) {
+	s := newSpace(t)
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "tmp", "volume", "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tmp", "volume", "sub", "old"), []byte("years ago\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// As docs/deploy.md has it.
+	pipe := exec.Command("sh", "-c", `tar czf - tmp/volume |
+		kubectl -n `+driverSpace+` exec -i daemonset/snapdriver -c driver -- snapdriver import - --name=old-data --namespace=`+s.name+` |
+		kubectl apply -f -`)
+	pipe.Dir = dir
+	pipe.Env = append(os.Environ(), "PATH="+kube.Bin+":"+os.Getenv("PATH"), "KUBECONFIG="+kube.Kubeconfig())
+	if out, err := pipe.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s.awaitSnapshot("old-data")
+	s.use("restored", directoryKind, small, fromSnapshot("old-data"))
+	if got := s.sh("restored", "cat /data/sub/old"); got != "years ago" {
+		t.Errorf("restored is %q", got)
+	}
+	s.kubectl("patch", "volumesnapshotcontent", s.contentOf("old-data").Name, "--type=merge", "-p", `{"spec":{"deletionPolicy":"Delete"}}`)
 }
 
 // TestExamples walks every example, in an order in which they build on each
