@@ -55,7 +55,7 @@ func RequirePrograms(t testing.TB, names ...string) {
 func Filesystem(t testing.TB, kind string, size int64) string {
 	t.Helper()
 	RequireRoot(t)
-	RequirePrograms(t, "mkfs."+kind, "mount", "umount")
+	RequirePrograms(t, "mkfs."+kind, "mount")
 	base := TempDir(t)
 	image, dir := filepath.Join(base, kind+".img"), filepath.Join(base, kind)
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -71,7 +71,7 @@ func Filesystem(t testing.TB, kind string, size int64) string {
 	}
 	Run(t, "mkfs."+kind, "-q", image)
 	Run(t, "mount", "-o", "loop", image, dir)
-	t.Cleanup(func() { Run(t, "umount", dir) })
+	t.Cleanup(func() { Unmount(t, dir) })
 	return dir
 }
 

@@ -48,7 +48,7 @@ func mappedDisk(t *testing.T, filesystem string, size int64) *disk {
 	t.Cleanup(func() { testenv.Run(t, "dmsetup", "remove", "--noudevsync", d.mapped) })
 	testenv.Run(t, "mkfs."+filesystem, "-q", d.path())
 	testenv.Run(t, "mount", d.path(), dir)
-	t.Cleanup(func() { testenv.Run(t, "umount", dir) })
+	t.Cleanup(func() { testenv.UnmountDevice(t, dir) })
 	return d
 }
 
@@ -92,7 +92,7 @@ func (d *disk) repair() {
 		return
 	}
 	d.change(d.whole())
-	testenv.Run(d.t, "umount", d.dir)
+	testenv.UnmountDevice(d.t, d.dir)
 	testenv.Run(d.t, "mount", d.path(), d.dir)
 }
 

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
@@ -69,9 +68,7 @@ func (b *testbed) takeAway() {
 		}
 		for _, leak := range leaks {
 			if path, is := strings.CutPrefix(leak, "mount "); is {
-				if err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err != nil {
-					b.Fatalf("%s: %v", path, err)
-				}
+				testenv.Unmount(b, path)
 			} else if device, _, is := strings.Cut(strings.TrimPrefix(leak, "loop device "), " of "); is {
 				testenv.Run(b, "losetup", "--detach", "/dev/"+device)
 			}
@@ -90,7 +87,7 @@ func remount(t testing.TB, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testenv.Run(t, "umount", dir)
+	testenv.UnmountDevice(t, dir)
 	testenv.Run(t, "mount", "-o", "loop", strings.TrimSpace(string(file)), dir)
 }
 
