@@ -40,14 +40,20 @@ var guestStorages = map[string]guestStorage{
 		cuts:    20,
 		inOrder: true,
 	},
-	"hostpath": {
-		create: "mkfs.xfs -q " + guestDisk,
+	"ext4": onFilesystem("ext4"),
+	"xfs":  onFilesystem("xfs"),
+}
+
+// onFilesystem is the storage of the hostpath backend.
+func onFilesystem(fsType string) guestStorage {
+	return guestStorage{
+		create: "mkfs." + fsType + " -q " + guestDisk,
 		open:   "mkdir /data; mount " + guestDisk + " /data",
 		flags:  []string{"--root=/data/root"},
 		left:   "cd /data/root; find . -mindepth 2",
 		kinds:  hostpathKinds,
-		cuts:   2, // there are many more in its own package
-	},
+		cuts:   4, // there are many more in its own package
+	}
 }
 
 var cuts = flag.Int("torture.cuts", 0, "how `many` power cuts; 0 means as many as each storage deserves")
@@ -62,7 +68,10 @@ func TestPowerCut(t *testing.T) {
 		t.Skip("takes minutes")
 	}
 	for name, s := range guestStorages {
-		t.Run(name, func(t *testing.T) { testPowerCut(t, s) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // a guest has one processor
+			testPowerCut(t, s)
+		})
 	}
 }
 
