@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	booksFor    = flag.Duration("torture.books", 0, "how long TestBooks runs on each storage; 0 means 10s times the scale")
+	booksFor    = flag.Duration("torture.books", 0, "how long TestBooks runs on each storage; 0 means 10s times the scale, or 50s on lvm")
 	bookWorkers = flag.Int("torture.workers", 8, "how many `workers` TestBooks has")
 	killEvery   = flag.Duration("torture.kill-every", 0, "how often TestBooks kills the driver; 0 means ten times in all")
 )
@@ -34,7 +34,7 @@ func TestBooks(t *testing.T) {
 		workers := b.newWorkers(random, *bookWorkers, 4)
 		length := *booksFor
 		if length == 0 {
-			length = time.Duration(*scale) * 10 * time.Second
+			length = s.long(time.Duration(*scale) * 10 * time.Second)
 		}
 		every := *killEvery
 		if every == 0 {

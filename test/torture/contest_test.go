@@ -131,7 +131,7 @@ func (b *testbed) contest(of kind, random *rand.Rand, two ...move) {
 	const callers = 3
 	var delays [2 * callers]time.Duration
 	for i := range delays {
-		delays[i] = upTo(random, 5*time.Millisecond)
+		delays[i] = upTo(random, c.long(5*time.Millisecond))
 	}
 	for i, err := range atOnce(len(delays), func(i int) error {
 		time.Sleep(delays[i])

@@ -68,7 +68,7 @@ func TestKill(t *testing.T) {
 		random := newRandom(t)
 		workers := b.newWorkers(random, 8, 4)
 		killed := map[string]int{}
-		for round := range 20 * *scale {
+		for round := range s.often(20) {
 			if round%2 == 0 {
 				b.killStarting(random)
 			} else {
@@ -96,13 +96,13 @@ func TestKill(t *testing.T) {
 
 func (b *testbed) killStarting(random *rand.Rand) {
 	b.Launch()
-	time.Sleep(upTo(random, 40*time.Millisecond))
+	time.Sleep(upTo(random, b.long(40*time.Millisecond)))
 	b.Kill()
 }
 
 func (b *testbed) killVerifying(random *rand.Rand, workers []*worker) {
 	b.Start()
-	timer := b.killLater(upTo(random, 100*time.Millisecond))
+	timer := b.killLater(upTo(random, b.long(100*time.Millisecond)))
 	forAll(workers, func(w *worker) { w.verify(mayDie) })
 	timer.Stop()
 	b.Kill()
@@ -111,11 +111,11 @@ func (b *testbed) killVerifying(random *rand.Rand, workers []*worker) {
 // killWorking lets the workers work until the driver is dead, at a random moment
 // or step, and returns which.
 func (b *testbed) killWorking(random *rand.Rand, round int, workers []*worker) string {
-	within := 300 * time.Millisecond
+	within := b.long(300 * time.Millisecond)
 	if round%2 == 1 {
 		// One that does not come up is followed by a random moment.
 		b.Env = []string{fmt.Sprintf("SNAPDRIVER_DIE_AT=%d %s", 1+random.IntN(8), b.steps[round/2%len(b.steps)])}
-		within = 2 * time.Second
+		within = b.long(2 * time.Second)
 	}
 	b.Start()
 	b.Env = nil
