@@ -1,6 +1,7 @@
 package hostpath
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,11 @@ func (b *Backend) withImage(id backend.VolumeID, use func(image *os.File) (devic
 		return backend.Mount{Source: filepath.Join(b.path, data)}, true, nil
 	}
 	image, err := b.root.OpenFile(data, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		// Attached takes no lock: was the volume deleted since its record was read?
+		_, gone := b.readVolume(id)
+		err = cmp.Or(gone, err)
+	}
 	if err != nil {
 		return backend.Mount{}, false, err
 	}

@@ -1,6 +1,8 @@
 package hostpath_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -244,4 +246,37 @@ func TestDeviceOfWhatIsSetAside(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who asks about a volume while it is deleted learns that it is there, or that it
+// is not.
+func TestAskedWhileDeleted(t *testing.T) {
+	root := filepath.Join(testenv.Filesystem(t, "xfs", 4<<30), "root")
+	b := open(t, root, hostpath.Options{})
+	recovered(t, b)
+	for i := range 100 {
+		id := create(t, b, spec("block", fmt.Sprint(i)))
+		asked := make(chan error)
+		for _, ask := range []func() error{
+			func() error { _, _, err := b.Attached(t.Context(), id); return err },
+			func() error { _, err := b.VolumeHealth(t.Context(), id); return err },
+		} {
+			go func() {
+				err := ask()
+				for err == nil {
+					err = ask()
+				}
+				asked <- err
+			}()
+		}
+		if err := b.DeleteVolume(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := <-asked; !errors.Is(err, backend.ErrNotFound) {
+				t.Fatal(err)
+			}
+		}
+	}
+	deleteAll(t, b, root)
 }
