@@ -10,24 +10,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The request and the argument of linux/fs.h and of XFS's xfs_fs.h that end a
-// filesystem's life at once: nothing in memory is written any more, not even
-// the log.
+// The request and the arguments of linux/fs.h and of XFS's xfs_fs.h that end a
+// filesystem's life at once: no file in memory is written any more, and of the
+// log only what the argument says.
 const (
 	goingDown  = 0x8004587d // XFS_IOC_GOINGDOWN, EXT4_IOC_SHUTDOWN
+	logFlush   = 1          // XFS_FSOP_GOING_FLAGS_LOGFLUSH, EXT4_GOING_FLAGS_LOGFLUSH
 	noLogFlush = 2          // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH, EXT4_GOING_FLAGS_NOLOGFLUSH
 )
 
-// ShutDown ends the life of the ext4 or XFS mounted at dir as a power cut would.
-// btrfs cannot be shut down.
+// ShutDown ends the life of the ext4 or XFS mounted at dir as a power cut would:
+// what was not synced is lost. btrfs cannot be shut down.
 func ShutDown(t testing.TB, dir string) {
+	t.Helper()
+	shutDown(t, dir, noLogFlush)
+}
+
+// ShutDownLogged is ShutDown just after the filesystem has written its log, as it
+// may at any time: names and records of files are as they were last, what is in
+// the files is lost.
+func ShutDownLogged(t testing.TB, dir string) {
+	t.Helper()
+	shutDown(t, dir, logFlush)
+}
+
+func shutDown(t testing.TB, dir string, how int) {
 	t.Helper()
 	root, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if err := unix.IoctlSetPointerInt(int(root.Fd()), goingDown, noLogFlush); err != nil {
+	if err := unix.IoctlSetPointerInt(int(root.Fd()), goingDown, how); err != nil {
 		t.Fatalf("shut the filesystem at %s down: %v", dir, err)
 	}
 }

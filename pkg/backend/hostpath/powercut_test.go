@@ -17,19 +17,25 @@ import (
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
 )
 
-// What was acknowledged survives a power cut, with what it holds.
-func TestPowerCut(t *testing.T) {
+// onEachCuttable runs a test for each filesystem that can be shut down, each
+// kind of volume, and each format of its snapshots.
+func onEachCuttable(t *testing.T, kinds []string, run func(t *testing.T, host, kind string, format map[string]string)) {
 	for _, host := range []string{"ext4", "xfs"} { // btrfs cannot be shut down
-		for kind, profile := range profiles {
-			formats := profile.formats
+		for _, kind := range kinds {
+			formats := profiles[kind].formats
 			if len(formats) == 0 {
 				formats = []map[string]string{nil}
 			}
 			for _, format := range formats {
-				t.Run(fmt.Sprintf("%s %s on %s", kind, format["format"], host), func(t *testing.T) { testPowerCut(t, host, kind, format) })
+				t.Run(fmt.Sprintf("%s %s on %s", kind, format["format"], host), func(t *testing.T) { run(t, host, kind, format) })
 			}
 		}
 	}
+}
+
+// What was acknowledged survives a power cut, with what it holds.
+func TestPowerCut(t *testing.T) {
+	onEachCuttable(t, slices.Sorted(maps.Keys(profiles)), testPowerCut)
 }
 
 func testPowerCut(t *testing.T, host, kind string, format map[string]string) {
@@ -203,15 +209,7 @@ func (c *cuttable) restart() backend.Inventory {
 func (c *cuttable) cut(after string, expected ...string) backend.Inventory {
 	c.t.Helper()
 	testenv.ShutDown(c.t, c.mount.Mountpoint)
-	c.b.WaitForRemovals()
-	c.b.Crash()
-	if err := unix.Unmount(c.mount.Mountpoint, 0); err != nil {
-		c.t.Fatal(err)
-	}
-	if err := unix.Mount(c.mount.Source, c.mount.Mountpoint, c.mount.FSType, 0, ""); err != nil {
-		c.t.Fatal(err)
-	}
-	inventory := c.restart()
+	inventory := c.boot()
 	found := map[string]bool{}
 	for _, volume := range inventory.Volumes {
 		found[volume.ID.String()] = true
@@ -224,6 +222,18 @@ func (c *cuttable) cut(after string, expected ...string) backend.Inventory {
 		c.t.Fatalf("%s, power cut: found %q, damaged %q; expected %q", after, got, inventory.Damaged, expected)
 	}
 	return inventory
+}
+
+// boot starts anew after the filesystem was shut down.
+func (c *cuttable) boot() backend.Inventory {
+	c.t.Helper()
+	c.b.WaitForRemovals()
+	c.b.Crash()
+	testenv.Unmount(c.t, c.mount.Mountpoint)
+	if err := unix.Mount(c.mount.Source, c.mount.Mountpoint, c.mount.FSType, 0, ""); err != nil {
+		c.t.Fatal(err)
+	}
+	return c.restart()
 }
 
 func (c *cuttable) expect(id backend.VolumeID, content string) {

@@ -156,7 +156,22 @@ func syncFile(root *os.Root, name string) error {
 		return err
 	}
 	defer file.Close()
-	return file.Sync()
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	return stillThere(file)
+}
+
+// stillThere returns an error for a directory on a filesystem that has failed.
+// XFS calls such a directory synced: what was to be written of it was given up,
+// hence there is nothing left to write. Reading it fails.
+func stillThere(file *os.File) error {
+	var entries [512]byte // enough for one
+	_, err := unix.ReadDirent(int(file.Fd()), entries[:])
+	if errors.Is(err, unix.ENOTDIR) { // XFS looks after a file
+		return nil
+	}
+	return os.NewSyscallError("getdents", err)
 }
 
 // readFile returns what a file holds. It does as os.Root.ReadFile, in a third of
