@@ -84,7 +84,7 @@ func (p *patient) askSpace(request string) (undo func() error, err error) {
 	switch request {
 	case "snapshot":
 		id, err := p.volume.snapshot("new")
-		return func() error { return p.deleteSnapshot(id) }, err
+		return func() error { return errors.Join(p.proveSnapshot(id), p.deleteSnapshot(id)) }, err
 	case "expand":
 		size := p.size + mib
 		_, err := p.Controller.ControllerExpandVolume(background, &csi.ControllerExpandVolumeRequest{
@@ -104,6 +104,18 @@ func (p *patient) askSpace(request string) (undo func() error, err error) {
 		}
 		return errors.Join(wrong, p.deleteVolume(v.id))
 	}, err
+}
+
+// proveSnapshot looks whether a snapshot has everything, for which it makes room.
+func (p *patient) proveSnapshot(id string) error {
+	p.leaveAllFree()
+	restored, err := p.create(p.kind, "proof", fromSnapshot(id))
+	if err != nil {
+		return err
+	}
+	var wrong error
+	restored.use(func(path string) error { wrong = p.tag.Check(path); return nil })
+	return errors.Join(wrong, p.deleteVolume(restored.id))
 }
 
 // runOut makes a request again and again, with more and more space.
