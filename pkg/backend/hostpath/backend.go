@@ -46,7 +46,7 @@ type Options struct {
 type Backend struct {
 	path        string // of the root: absolute, without symbolic links
 	root        *os.Root
-	dir         *os.File // the root too, for system calls that os.Root does not make
+	dir         *os.File // the root too, see inRoot
 	lock        *os.File
 	loops       loops
 	step        backend.StepFunc

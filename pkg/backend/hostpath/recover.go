@@ -203,7 +203,7 @@ func (b *Backend) loadSnapshot(name string) (backend.Snapshot, error) {
 // checkData looks whether the data are there of an object, whose record was read.
 func (b *Backend) checkData(name string) error {
 	var stat unix.Stat_t
-	err := unix.Fstatat(int(b.dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	err := b.inRoot(func(dir int) error { return unix.Fstatat(dir, name, &stat, unix.AT_SYMLINK_NOFOLLOW) })
 	if errors.Is(err, os.ErrNotExist) {
 		return damage("its data are missing")
 	}
