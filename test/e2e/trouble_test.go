@@ -52,7 +52,7 @@ func TestFailingSnapshots(t *testing.T) {
 	for i := range count {
 		s.awaitError(fmt.Sprint("snap-", i), "papyrus")
 	}
-	s.kubectl("delete", "volumesnapshots", "--all", "--timeout=60s")
+	s.kubectl("delete", "volumesnapshots", "--all", "--timeout=120s") // see --resync-period in daemonset.yaml
 	s.kubectl("delete", "pod", "data")
 	s.kubectl("delete", "pvc", "data", "--timeout=60s")
 }
