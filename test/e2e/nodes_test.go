@@ -25,11 +25,16 @@ const (
 // of the overlay for many nodes.
 func TestTwoNodes(t *testing.T) {
 	useTwoNodes(t)
+	t.Cleanup(func() { expectNothingLeft(t) })
 	t.Run("capacity", testCapacity)
-	t.Run("placement", testPlacement)
-	t.Run("wrong node first", testWrongNode)
-	t.Run("growth", testGrowthElsewhere)
-	t.Run("import", testImportElsewhere)
+	for name, test := range map[string]func(space){
+		"placement": testPlacement, "wrong node first": testWrongNode, "growth": testGrowthElsewhere, "import": testImportElsewhere,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(newSpaceBesideOthers(t))
+		})
+	}
 }
 
 // useTwoNodes starts the second node for the time of a test.
@@ -102,8 +107,7 @@ func roomy(c storagev1.CSIStorageCapacity) bool {
 
 // testPlacement: on each node the volumes and snapshots of its pods are made, and
 // restored and cloned, whatever the scheduler may think, and before it does.
-func testPlacement(t *testing.T) {
-	s := newSpace(t)
+func testPlacement(s space) {
 	for _, n := range nodes {
 		s.claim(n.Name, directoryKind, small, nil)
 		s.createPod(on(n, podWith(n.Name, directoryKind)))
@@ -114,12 +118,12 @@ func testPlacement(t *testing.T) {
 		s.expectVolumeOn(n, n.Name)
 		s.snapshot(n.Name, n.Name, snapshotClass)
 		s.awaitSnapshot(n.Name)
-		if made := driverFiles(t, n, "snapshots"); len(made) != 1 {
-			t.Errorf("%s has the snapshots %v, want one", n.Name, made)
-		}
 		content := s.contentOf(n.Name)
+		if made := driverFiles(s, n, "snapshots"); !slices.Contains(made, *content.Status.SnapshotHandle) {
+			s.Errorf("%s is not on %s, which has %v", *content.Status.SnapshotHandle, n.Name, made)
+		}
 		if label := content.Labels[managedBy]; label != n.Name {
-			t.Errorf("the content of the snapshot on %s is managed by %q", n.Name, label)
+			s.Errorf("the content of the snapshot on %s is managed by %q", n.Name, label)
 		}
 	}
 	for _, n := range nodes {
@@ -139,8 +143,7 @@ func testPlacement(t *testing.T) {
 
 // testWrongNode: the scheduler has sent a claim to a node that has not the
 // snapshot, and would do so again and again.
-func testWrongNode(t *testing.T) {
-	s := newSpace(t)
+func testWrongNode(s space) {
 	right, wrong := nodes[1], nodes[0]
 	s.claim("data", directoryKind, small, nil)
 	s.createPod(on(right, podWith("data", directoryKind)))
@@ -162,8 +165,7 @@ func testWrongNode(t *testing.T) {
 
 // testGrowthElsewhere: the resizer that is elected has a volume grow that lies on
 // another node.
-func testGrowthElsewhere(t *testing.T) {
-	s := newSpace(t)
+func testGrowthElsewhere(s space) {
 	for _, n := range nodes {
 		s.claim(n.Name, xfsKind, small, nil)
 		s.createPod(on(n, podWith(n.Name, xfsKind)))
@@ -182,8 +184,7 @@ func testGrowthElsewhere(t *testing.T) {
 
 // testImportElsewhere: a content that was made by hand becomes ready when a label
 // says whose it is.
-func testImportElsewhere(t *testing.T) {
-	s := newSpace(t)
+func testImportElsewhere(s space) {
 	home := nodes[1]
 	s.claim("data", directoryKind, small, nil)
 	s.createPod(on(home, podWith("data", directoryKind)))
