@@ -10,7 +10,7 @@ set -euo pipefail
 known="mkfs.ext4:e2fsprogs resize2fs:e2fsprogs mkfs.xfs:xfsprogs xfs_growfs:xfsprogs mkfs.btrfs:btrfs-progs
 blkid:util-linux losetup:mount mount:mount setfattr:attr setfacl:acl tar:tar zstd:zstd lvm:lvm2 thin_check:thin-provisioning-tools gcc:gcc /usr/include/stdlib.h:libc6-dev
 qemu-system-x86_64:qemu-system-x86 depmod:kmod
-containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins busybox:busybox-static ip:iproute2 shellcheck:shellcheck"
+containerd:containerd runc:runc pkill:procps /usr/lib/cni/bridge:containernetworking-plugins busybox:busybox-static ip:iproute2 shellcheck:shellcheck"
 wanted=${*:-$(tr ' ' '\n' <<<"$known" | sed 's/:.*//' | grep -v shellcheck)}
 
 # An ordinary user's PATH often lacks the sbin directories.

@@ -1,81 +1,130 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/xml"
+	"errors"
 	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+
+	"github.com/onsi/ginkgo/v2/reporters"
+
+	"github.com/snapdriver/snapdriver/test/e2e/external"
 )
 
 var all = flag.Bool("all", false, "run all of Kubernetes' storage tests that apply, not a choice of them")
 
-const (
+var reports = flag.String("reports", "", "an absolute path to a directory for the reports of these tests, in JUnit's form")
+
+// externalRun is a part of Kubernetes' tests.
+type externalRun struct {
+	name        string
+	focus, skip string // regular expressions
+	procs       int    // how many at once
+}
+
+const alone = `\[Serial\]|\[Disruptive\]` // the marks of tests that bear no others beside them
+
+var (
 	// chosen are those of Kubernetes' tests that are about what this driver is for.
-	chosen = `External.Storage.*(snapshottable|volume-expand|multiVolume)`
-	// notOurs are never run: of other systems, and those that take the node down,
-	// which TestReboot and its neighbours do here.
-	notOurs = `\[Disruptive\]|Feature:Windows|\(ntfs\)|volumegroup|snapshotmetadata`
-	// notChosen take long; with -all they run too.
-	notChosen = `|\[Slow\]|\[Serial\]`
+	chosen = []externalRun{
+		{"chosen", `External.Storage.*(snapshottable|volume-expand|multiVolume)`, alone + `|\[Slow\]`, 4},
+	}
+	everything = []externalRun{
+		{"parallel", `External.Storage`, alone, 4},
+		{"serial", `External.Storage.*(` + alone + `)`, "", 1},
+	}
 )
 
 // TestExternal runs Kubernetes' own storage tests.
 func TestExternal(t *testing.T) {
+	runs := chosen
+	if *all {
+		runs = everything
+		serveSSH(t)
+	}
 	for _, layout := range []string{"directory", "image"} {
-		t.Run(layout, func(t *testing.T) {
-			t.Cleanup(func() { expectNothingLeft(t) })
-			report := filepath.Join(t.TempDir(), "report.xml")
-			out, err := runExternal(layout, report)
-			if err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-			passed, failed := readReport(t, report)
-			t.Logf("Kubernetes' storage tests of %s volumes: %d passed, %d failed", layout, passed, failed)
-			if passed == 0 {
-				t.Errorf("no test ran:\n%s", out)
-			}
-		})
+		for _, run := range runs {
+			t.Run(layout+"/"+run.name, func(t *testing.T) {
+				t.Cleanup(func() { expectNothingLeft(t) })
+				report := filepath.Join(cmp.Or(*reports, t.TempDir()), "external-"+layout+"-"+run.name+".xml")
+				out, err := runExternal(layout, report, run)
+				if err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+				passed, failed := readReport(t, report)
+				t.Logf("Kubernetes' storage tests of %s volumes: %d passed, %d failed", layout, passed, failed)
+				if passed == 0 {
+					t.Errorf("no test ran:\n%s", out)
+				}
+			})
+		}
 	}
 }
 
-func runExternal(layout, report string) ([]byte, error) {
+func runExternal(layout, report string, run externalRun) ([]byte, error) {
 	definition, err := filepath.Abs(filepath.Join("external", layout+".yaml"))
 	if err != nil {
 		return nil, err
 	}
-	focus, skip := chosen, notOurs+notChosen
-	if *all {
-		focus, skip = "External.Storage", notOurs
+	var skip []string
+	if run.skip != "" {
+		skip = append(skip, run.skip)
 	}
-	cmd := exec.Command(kube.Program("ginkgo"), "run", "--procs=4", "--no-color", "--timeout=3h", "--focus="+focus, "--skip="+skip,
+	for _, left := range external.LeftOut {
+		skip = append(skip, left.Pattern)
+	}
+	cmd := exec.Command(kube.Program("ginkgo"), "run", "--procs="+strconv.Itoa(run.procs), "--no-color", "--timeout=3h",
+		"--focus="+run.focus, "--skip="+strings.Join(skip, "|"),
 		"--junit-report="+filepath.Base(report), "--output-dir="+filepath.Dir(report), kube.Program("external.test"), "--",
 		"-kubeconfig="+kube.Kubeconfig(), "-provider=local", "-storage.testdriver="+definition)
-	cmd.Env = append(os.Environ(), "PATH="+kube.Bin+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "PATH="+kube.Bin+":"+os.Getenv("PATH"), "KUBE_SSH_USER=root", "KUBE_SSH_KEY_PATH="+kube.SSHKey())
 	return cmd.CombinedOutput()
 }
 
-// readReport counts what a report in JUnit's form says.
+// serveSSH lets Kubernetes' tests into the node, for the time of a test.
+func serveSSH(t *testing.T) {
+	t.Helper()
+	cmd, err := kube.Command(node, kube.Program("cluster"), "-root", kube.Root, "sshd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = t.Output()
+	until, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(until.Close(), cmd.Wait()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// readReport counts what a report says, and fails the test with what has failed.
 func readReport(t testing.TB, path string) (passed, failed int) {
 	t.Helper()
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var report struct {
-		Suites []struct {
-			Cases []struct {
-				Name   string `xml:"name,attr"`
-				Status string `xml:"status,attr"`
-			} `xml:"testcase"`
-		} `xml:"testsuite"`
-	}
+	var report reporters.JUnitTestSuites
 	if err := xml.Unmarshal(content, &report); err != nil {
 		t.Fatal(err)
 	}
-	for _, suite := range report.Suites {
-		for _, test := range suite.Cases {
+	for _, suite := range report.TestSuites {
+		for _, test := range suite.TestCases {
+			if !strings.HasPrefix(test.Name, "[It] ") {
+				continue // it prepares or ends the tests
+			}
 			switch test.Status {
 			case "passed":
 				passed++

@@ -61,9 +61,10 @@ func controlPlane(c Cluster, n Node) []component {
 // writeConfig writes the components' configuration files.
 func (c Cluster) writeConfig(nodes []Node) error {
 	files := map[string]string{
-		"kubelet.yaml": fmt.Sprintf(kubeletConfig, containerdSocket, c.pki("ca.crt"), c.pki("server.crt"), c.pki("server.key")),
-		"audit.yaml":   auditPolicy,
-		"resolv.conf":  "nameserver 127.0.0.1\n",
+		"kubelet.yaml":  fmt.Sprintf(kubeletConfig, containerdSocket, c.pki("ca.crt"), c.pki("server.crt"), c.pki("server.key")),
+		"audit.yaml":    auditPolicy,
+		"bin/systemctl": systemctl,
+		"resolv.conf":   "nameserver 127.0.0.1\n",
 	}
 	for _, n := range nodes {
 		files[n.Name+"/containerd.toml"] = fmt.Sprintf(containerdConfig, c.imageStore(n), pauseImage, c.config(n.Name+"/cni"))
@@ -77,7 +78,7 @@ func (c Cluster) writeConfig(nodes []Node) error {
 			return err
 		}
 	}
-	return nil
+	return os.Chmod(c.config("bin/systemctl"), 0o755)
 }
 
 // restrict_oom_score_adj: where root lacks CAP_SYS_RESOURCE, runc may not lower

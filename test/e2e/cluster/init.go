@@ -166,8 +166,16 @@ func (s *supervisor) run() error {
 		delete(s.running, pid)
 		log.Printf("%s left with status %#x and is started again", c.name, int(status))
 		time.Sleep(time.Second)
+		for c.name == "kubelet" && exists(kubeletStopped) {
+			time.Sleep(100 * time.Millisecond)
+		}
 		if err := s.start(c); err != nil {
 			return err
 		}
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

@@ -22,8 +22,8 @@ import (
 
 // writePKI makes what the components trust each other by: a certificate
 // authority, one server certificate for all, the apiserver's client
-// certificate, the key that signs service accounts' tokens, and a token and a
-// kubeconfig for every user.
+// certificate, the key that signs service accounts' tokens, that of ssh, and a
+// token and a kubeconfig for every user.
 func (c Cluster) writePKI(nodes []Node) error {
 	if err := os.MkdirAll(c.pki(""), 0o700); err != nil {
 		return err
@@ -67,6 +67,9 @@ func (c Cluster) writePKI(nodes []Node) error {
 		if err := c.writeKey(name+".key", key); err != nil {
 			return err
 		}
+	}
+	if err := c.writeSSHKey(); err != nil {
+		return err
 	}
 	return c.writeUsers(nodes)
 }

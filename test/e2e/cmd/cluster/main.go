@@ -75,6 +75,8 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("there is no node %q", flag.Arg(1))
 		}
 		return c.Run(all[i])
+	case "sshd": // in a node, for Kubernetes' tests
+		return c.ServeSSH()
 	default:
 		return fmt.Errorf("%q is none of build, up, driver, exec, kubeconfig, reboot, down", verb)
 	}
