@@ -61,12 +61,23 @@ torture: setup ## Run the torture suite for long: the machine, killed and raced 
 
 .PHONY: test-e2e
 test-e2e: setup ## Test the manifests, and the driver on a Kubernetes cluster made for it (root)
-	$(E2E) $(GO) test -count=1 ./manifests
+	$(E2E) $(GO) test -count=1 ./manifests ./cmd/...
 	$(E2E) $(GO) test -v -count=1 -timeout 60m .
 
 .PHONY: test-external
 test-external: setup ## Run all of Kubernetes' own storage tests that apply, an hour or so
 	$(E2E) $(GO) test -v -count=1 -timeout 4h -run External . -all
+
+REPORTS := $(CURDIR)/.cache/conformance
+
+.PHONY: conformance
+conformance: setup ## Run the tests of others, two hours or so, and write docs/conformance.md
+	mkdir -p $(REPORTS)
+	$(E2E) $(GO) test -v -count=1 -timeout 6h -run External . -all -reports=$(REPORTS)
+	$(GO) test -v -count=1 -timeout 30m ./test/sanity >$(REPORTS)/sanity.log
+	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 60m -exec "$(GO) run ./test/vm/run" ./test/sanity >$(REPORTS)/sanity-lvm.log
+	$(E2E) $(GO) run ./cmd/conformance $(REPORTS) >$(REPORTS)/conformance.md
+	cp $(REPORTS)/conformance.md docs/
 
 .PHONY: e2e-up
 e2e-up: setup ## Start that cluster, to try things out; the first time this compiles Kubernetes
