@@ -219,6 +219,7 @@ func count(t *testing.T, report types.Report) {
 		}
 		skipped[run+": "+reason]++
 	}
+	fmt.Println() // ginkgo has not ended its line
 	for _, run := range slices.Sorted(maps.Keys(passed)) {
 		fmt.Printf("%s: %d specs passed\n", run, passed[run])
 		for _, what := range slices.Sorted(maps.Keys(skipped)) {

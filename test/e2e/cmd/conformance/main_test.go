@@ -52,6 +52,9 @@ func TestReadSanity(t *testing.T) {
 	if _, err := readSanity(write(t, "block: 3 specs passed\n--- FAIL: TestSanity\n")); err == nil {
 		t.Error("a failure is not seen")
 	}
+	if _, err := readSanity(write(t, "block: 3 specs passed\n\x1b[0m...block: 3 specs passed\n")); err == nil {
+		t.Error("a line that cannot be read is not seen")
+	}
 }
 
 func write(t *testing.T, content string) string {

@@ -17,7 +17,7 @@ type sanityRun struct {
 
 // What test/sanity prints, when no spec has failed.
 var (
-	passedLine  = regexp.MustCompile(`^\s*(\S.*): (\d+) specs passed$`)
+	passedLine  = regexp.MustCompile(`^([a-z0-9, ]+): (\d+) specs passed$`)
 	skippedLine = regexp.MustCompile(`^\s*(\d+) skipped: (.*)$`)
 	failedLine  = regexp.MustCompile(`^(--- )?FAIL`)
 )
@@ -36,6 +36,8 @@ func readSanity(path string) ([]sanityRun, error) {
 		if m := passedLine.FindStringSubmatch(line); m != nil {
 			count, _ := strconv.Atoi(m[2]) // digits
 			runs = append(runs, sanityRun{Name: m[1], Passed: count})
+		} else if strings.HasSuffix(line, "specs passed") {
+			return nil, fmt.Errorf("%s: of which volumes is %q?", path, line)
 		}
 		if m := skippedLine.FindStringSubmatch(line); m != nil && len(runs) > 0 {
 			count, _ := strconv.Atoi(m[1])
