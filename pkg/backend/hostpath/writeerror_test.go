@@ -62,7 +62,7 @@ type failingDisk struct {
 func newFailingDisk(t *testing.T) *failingDisk {
 	t.Helper()
 	testenv.RequireRoot(t)
-	testenv.RequirePrograms(t, "mkfs.ext4", "mount", "umount", "fallocate", "fstrim")
+	testenv.RequirePrograms(t, "mkfs.ext4", "mount", "fallocate", "fstrim")
 	base := testenv.TempDir(t)
 	d := &failingDisk{t, filepath.Join(base, "under"), filepath.Join(base, "disk")}
 	for _, dir := range []string{d.under, d.dir} {
@@ -71,13 +71,13 @@ func newFailingDisk(t *testing.T) *failingDisk {
 		}
 	}
 	testenv.Run(t, "mount", "-t", "tmpfs", "-o", "size=130m", "tmpfs", d.under)
-	t.Cleanup(func() { testenv.Run(t, "umount", d.under) })
+	t.Cleanup(func() { testenv.Unmount(t, d.under) })
 	image := filepath.Join(d.under, "image")
 	testenv.Run(t, "fallocate", "-l", "128M", image)
 	testenv.Run(t, "mkfs.ext4", "-q", "-b", "4096", "-I", "2048", "-O", "inline_data", image)
 	testenv.Run(t, "fallocate", "-l", "128M", image) // what mkfs has made a hole
 	testenv.Run(t, "mount", "-o", "loop", image, d.dir)
-	t.Cleanup(func() { testenv.Run(t, "umount", d.dir) })
+	t.Cleanup(func() { testenv.UnmountDevice(t, d.dir) })
 	return d
 }
 
