@@ -75,7 +75,7 @@ conformance: setup ## Run the tests of others, two hours or so, and write docs/c
 	mkdir -p $(REPORTS)
 	$(E2E) $(GO) test -v -count=1 -timeout 6h -run External . -all -reports=$(REPORTS)
 	$(GO) test -v -count=1 -timeout 30m ./test/sanity >$(REPORTS)/sanity.log
-	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 60m -exec "$(GO) run ./test/vm/run" ./test/sanity >$(REPORTS)/sanity-lvm.log
+	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 60m -exec "$(GO) run github.com/snapdriver/snapdriver/test/vm/run" ./test/sanity >$(REPORTS)/sanity-lvm.log
 	$(E2E) $(GO) run ./cmd/conformance $(REPORTS) >$(REPORTS)/conformance.md
 	cp $(REPORTS)/conformance.md docs/
 
