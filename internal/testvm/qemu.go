@@ -2,7 +2,6 @@ package testvm
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -21,7 +20,7 @@ func DiskPath(index int) string { return fmt.Sprintf("/dev/vd%c", 'a'+index) }
 // costs an emulated processor a tenth of its time. What follows "--" are the
 // arguments of busybox, which mounts the disk with the programs and becomes the
 // agent.
-const commandLine = `console=ttyS0 quiet panic=-1 oops=panic mitigations=off ` +
+const commandLine = `console=ttyS0 quiet panic=-1 oops=panic mitigations=off init_on_alloc=0 ` +
 	`root=/dev/nvme0n1 rootfstype=ext4 rootflags=noinit_itable rw init=/bin/busybox -- ` +
 	`sh -c "busybox mount -t devtmpfs dev /dev && busybox mount -t ext4 -o ro /dev/nvme0n2 /vm && exec /vm/agent <>/dev/console >&0 2>&0"`
 
@@ -29,7 +28,7 @@ const commandLine = `console=ttyS0 quiet panic=-1 oops=panic mitigations=off ` +
 // on: for the two ports, and for each of the disks.
 func arguments(image *Image, programs, console string, disks int) []string {
 	arguments := append(slices.Clone(image.accelerator),
-		"-m", memory, "-smp", fmt.Sprint(min(runtime.NumCPU(), 4)),
+		"-m", memory,
 		"-display", "none", "-nodefaults", "-no-reboot",
 		"-serial", "file:"+console,
 		"-kernel", image.Kernel, "-append", commandLine,

@@ -15,33 +15,47 @@ import (
 	"github.com/snapdriver/snapdriver/internal/testvm"
 )
 
-// suites are the tests that run in the guest: a package of this module, and a
-// pattern of those of its tests that run; empty for all.
-var suites = []struct{ name, pkg, run string }{
-	{"thinpool", "internal/testenv", ""},
-	{"device-mapper", "internal/dm", ""},
-	{"thin-metadata", "internal/thinmeta", ""},
-	{"lvm", "pkg/backend/lvm", ""},
-	{"csi-sanity", "test/sanity", ""},
-	{"compatibility", "test/compat", "^TestLVM$"},
-	{"pool-full", "test/poolfull", ""},
-	{"command", "cmd/snapdriver", "LVM|^TestDemoInterrupted"},
-	{"privileges", "test/privileges", "^TestLVM$"},
-	{"grow", "pkg/driver", "^(TestExpand|TestGrowFar|TestLargerRestore|TestStageGoesOn)$"}, // needs CAP_SYS_RESOURCE
+// suite is a set of tests that run one after the other in a guest of its own.
+type suite struct {
+	name     string
+	packages []string // of this module
+	run      string   // a pattern of those of their tests that run; empty for all
+	skip     string   // a pattern of those that do not
+}
+
+// suites are all that run in guests, the longest first.
+var suites = []suite{
+	{name: "ext4", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^ext4$"},
+	{name: "lvm", packages: []string{"pkg/backend/lvm"}, skip: "^TestConformance$"},
+	{name: "xfs", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^xfs$"},
+	{name: "btrfs", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^btrfs$"},
+	{name: "block", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^block$"},
+	{name: "torture", packages: []string{"test/torture"}, run: "^Test(DieAtEachStep|Kill|Books|PublishTable|RaceSameName|Reboot)$"},
+	{name: "failing disks", packages: []string{"test/torture"}, run: "^Test(FilesystemFails|UnreadableFile)$"},
+	{name: "csi-sanity", packages: []string{"test/sanity"}},
+	{name: "compatibility", packages: []string{"test/compat"}, run: "^TestLVM$"},
+	{name: "pool-full", packages: []string{"test/poolfull"}},
+	{name: "command", packages: []string{"cmd/snapdriver"}, run: "LVM|^TestDemoInterrupted"},
+	{name: "container", packages: []string{"test/container"}},
+	{name: "privileges", packages: []string{"test/privileges"}, run: "^TestLVM$"},
+	{name: "grow", packages: []string{"pkg/driver"}, run: "^(TestExpand|TestGrowFar|TestLargerRestore|TestStageGoesOn)$"}, // needs CAP_SYS_RESOURCE
+	{name: "kernel", packages: []string{"internal/testenv", "internal/dm", "internal/thinmeta"}},
 }
 
 const (
-	// limit is how long all suites may take together, for a guest that hangs.
+	// limit is how long a suite may take, for a guest that hangs.
 	limit = 55 * time.Minute
 
 	module = "github.com/snapdriver/snapdriver/"
+	driver = "snapdriver"
 )
 
 // passed is how a test binary reports one that has run, under -test.v.
 var passed = regexp.MustCompile(`(?m)^--- PASS: `)
 
-// TestGuest runs the suites in the guest, or here, where the kernel has thin
-// pools and SNAPDRIVER_REQUIRE_LVM=1 asks for it.
+// TestGuest runs each suite in a guest of its own, as many at a time as there
+// are processors. Where the kernel has thin pools and SNAPDRIVER_REQUIRE_LVM=1
+// asks for it, they run here, one after the other.
 func TestGuest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
@@ -50,55 +64,93 @@ func TestGuest(t *testing.T) {
 	if native && os.Getenv("SNAPDRIVER_REQUIRE_LVM") != "1" {
 		t.Skip("this kernel has thin pools: these tests run without a virtual machine")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	dir := compile(t, ctx)
-	execute := func(binary string, args, env []string, out io.Writer) error {
-		command := exec.CommandContext(ctx, filepath.Join(dir, binary), args...)
-		command.Env = append(append(os.Environ(), env...), "SNAPDRIVER_BINARY="+filepath.Join(dir, "snapdriver"))
-		command.Stdout, command.Stderr = out, out
-		return command.Run()
-	}
-	if !native {
-		vm := boot(t, ctx, dir)
-		execute = func(binary string, args, env []string, out io.Writer) error {
-			return vm.Run(testvm.Command{
-				Args: append([]string{binary}, args...), Env: append(env, "SNAPDRIVER_BINARY=/vm/snapdriver"), Stdout: out, Stderr: out,
-			})
-		}
-	}
+	dir := compile(t)
 	for _, suite := range suites {
 		t.Run(suite.name, func(t *testing.T) {
-			var out strings.Builder
-			err := execute(binary(suite.pkg), []string{"-test.v", "-test.run=" + suite.run},
-				[]string{"SNAPDRIVER_REQUIRE_ALL=1", "SNAPDRIVER_REQUIRE_LVM=1"}, io.MultiWriter(t.Output(), &out))
-			if err != nil {
-				t.Fatal(err)
+			if !native {
+				t.Parallel()
 			}
-			if !passed.MatchString(out.String()) {
-				t.Error("no test has run")
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			execute := here(ctx, dir)
+			if !native {
+				execute = inGuest(t, ctx, dir, suite)
+			}
+			for _, pkg := range suite.packages {
+				runTests(t, execute, pkg, suite)
 			}
 		})
 	}
 }
 
+// executor runs one of the compiled programs.
+type executor func(program string, arguments, env []string, out io.Writer) error
+
+func here(ctx context.Context, dir string) executor {
+	return func(program string, arguments, env []string, out io.Writer) error {
+		command := exec.CommandContext(ctx, filepath.Join(dir, program), arguments...)
+		command.Env = append(append(os.Environ(), env...), "SNAPDRIVER_BINARY="+filepath.Join(dir, driver))
+		command.Stdout, command.Stderr = out, out
+		return command.Run()
+	}
+}
+
+// inGuest boots a guest, which ends with the test.
+func inGuest(t *testing.T, ctx context.Context, dir string, suite suite) executor {
+	t.Helper()
+	image, err := testvm.Prepare(ctx)
+	if err != nil {
+		testenv.Skip(t, "no virtual machine: %v", err)
+	}
+	config := testvm.Config{Files: map[string]string{driver: filepath.Join(dir, driver)}}
+	for _, pkg := range suite.packages {
+		config.Files[binary(pkg)] = filepath.Join(dir, binary(pkg))
+	}
+	vm, err := image.Boot(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(vm.Kill)
+	return func(program string, arguments, env []string, out io.Writer) error {
+		return vm.Run(testvm.Command{
+			Args: append([]string{program}, arguments...), Env: append(env, "SNAPDRIVER_BINARY=/vm/"+driver), Stdout: out, Stderr: out,
+		})
+	}
+}
+
+func runTests(t *testing.T, execute executor, pkg string, suite suite) {
+	t.Helper()
+	var out strings.Builder
+	err := execute(binary(pkg), []string{"-test.v", "-test.run=" + suite.run, "-test.skip=" + suite.skip},
+		[]string{"SNAPDRIVER_REQUIRE_ALL=1", "SNAPDRIVER_REQUIRE_LVM=1"}, io.MultiWriter(t.Output(), &out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !passed.MatchString(out.String()) {
+		t.Errorf("%s: no test has run", pkg)
+	}
+}
+
 // compile compiles the suites and the driver, statically linked, into a
 // directory.
-func compile(t *testing.T, ctx context.Context) string {
+func compile(t *testing.T) string {
 	t.Helper()
 	testenv.RequirePrograms(t, "go")
 	dir := t.TempDir()
 	build := func(arguments ...string) {
-		command := exec.CommandContext(ctx, "go", arguments...)
+		command := exec.CommandContext(t.Context(), "go", arguments...)
 		command.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := command.CombinedOutput(); err != nil {
 			t.Fatalf("go %q: %v\n%s", arguments, err, out)
 		}
 	}
-	build("build", "-o", filepath.Join(dir, "snapdriver"), module+"cmd/snapdriver")
+	// It can be told at which step to die.
+	build("build", "-tags=steps", "-o", filepath.Join(dir, driver), module+"cmd/snapdriver")
 	for _, suite := range suites {
-		if file := filepath.Join(dir, binary(suite.pkg)); !exists(file) {
-			build("test", "-c", "-o", file, module+suite.pkg)
+		for _, pkg := range suite.packages {
+			if file := filepath.Join(dir, binary(pkg)); !exists(file) {
+				build("test", "-c", "-o", file, module+pkg)
+			}
 		}
 	}
 	return dir
@@ -110,27 +162,4 @@ func binary(pkg string) string { return strings.ReplaceAll(pkg, "/", "-") + ".te
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// boot boots the guest with the files of a directory; it ends with the test.
-func boot(t *testing.T, ctx context.Context, dir string) *testvm.VM {
-	t.Helper()
-	image, err := testvm.Prepare(ctx)
-	if err != nil {
-		testenv.Skip(t, "no virtual machine: %v", err)
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := testvm.Config{Files: map[string]string{}}
-	for _, file := range files {
-		config.Files[filepath.Base(file)] = file
-	}
-	vm, err := image.Boot(ctx, config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(vm.Kill)
-	return vm
 }
