@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/test/torture/content"
 )
 
@@ -124,8 +126,13 @@ func TestDieFrozen(t *testing.T) {
 			go func() { written <- tag.Write(v.target()) }()
 			b.Kill()
 			b.Start()
-			if err := <-written; err != nil {
-				t.Error(err)
+			select {
+			case err = <-written:
+			case <-time.After(time.Minute):
+				err = fmt.Errorf("the pod still waits; %s", testenv.Run(t, "fsfreeze", "--unfreeze", v.target()))
+			}
+			if err != nil {
+				t.Fatal(err)
 			}
 			v.mustSnapshot("cut off")
 			if err := errors.Join(tag.Check(v.target()), v.unpublish()); err != nil {
