@@ -146,12 +146,16 @@ func eachField(message protoreflect.Message, prefix string, visit func(path stri
 
 // texts are hostile in one field or another.
 func (p *patient) texts() []string {
-	return []string{
+	texts := []string{
 		"..", ".", "/", "../../../etc/passwd", "a/b", "a\x00b", "a\nb", "a\x7fb", "\u202etxt.exe", "-rf", "--help", "$(reboot)", "*", "%s%n", " ", "0",
 		p.id, p.snapshot, otherNode, "snap-00000000-00000000000000000000000000000000", strings.ToUpper(p.id), p.id + "/..",
-		p.pods, p.root, p.root + "/volumes", "/etc/passwd", p.pods + "/../x", p.pods + "/missing/x", p.pods + "/" + strings.Repeat("x", 255),
+		p.pods, "/etc/passwd", p.pods + "/../x", p.pods + "/missing/x", p.pods + "/" + strings.Repeat("x", 255),
 		"/" + strings.Repeat("x", 5000), "ext4", "bind", strings.Repeat("x", 128),
 	}
+	if p.dir != "" { // of the hostpath backend, which keeps objects there
+		texts = append(texts, p.root, p.root+"/volumes")
+	}
+	return texts
 }
 
 // hostile returns values of a field that it should not have.
