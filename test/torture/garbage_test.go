@@ -22,7 +22,7 @@ func (bytesCodec) Name() string                  { return "proto" }
 var forceBytes = grpc.ForceCodec(bytesCodec{})
 
 // garbagePerMethod is how often each RPC gets garbage, for each unit of scale.
-const garbagePerMethod = 500
+const garbagePerMethod = 700
 
 // TestInputGarbage sends random bytes to every RPC, and requests of which some
 // bytes are not as they were. The driver answers, and stays as it was.

@@ -84,7 +84,7 @@ func expectOne(t testing.TB, ask func(which int) (id string, err error)) (id str
 }
 
 // TestRaceMany makes many volumes at once, and then a snapshot of each: with the
-// scale 4, a thousand.
+// scale 3, a thousand.
 func TestRaceMany(t *testing.T) {
 	onEach(t, func(t *testing.T, s storage) {
 		b := started(t, s, 16*gib)

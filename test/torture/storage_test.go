@@ -109,8 +109,8 @@ func storages() []storage {
 		return []storage{thin}
 	}
 	all := []storage{
-		{"ext4", hostpathKinds, hostpathSteps, 250, 1, makeHostpath("ext4")},
-		{"xfs", hostpathKinds, hostpathSteps, 250, 1, makeHostpath("xfs")},
+		{"ext4", hostpathKinds, hostpathSteps, 340, 1, makeHostpath("ext4")},
+		{"xfs", hostpathKinds, hostpathSteps, 340, 1, makeHostpath("xfs")},
 	}
 	if os.Geteuid() == 0 && testenv.HasThinPools() {
 		all = append(all, thin)
