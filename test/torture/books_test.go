@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	booksFor    = flag.Duration("torture.books", 0, "how long TestBooks runs on each storage; 0 means 10s times the scale, or 50s on lvm")
+	booksFor    = flag.Duration("torture.books", 0, "how long TestBooks runs on each storage; 0 means 10s times the scale, or 100s on lvm")
 	bookWorkers = flag.Int("torture.workers", 8, "how many `workers` TestBooks has")
 	killEvery   = flag.Duration("torture.kill-every", 0, "how often TestBooks kills the driver; 0 means ten times in all")
 )
@@ -82,20 +82,19 @@ func (b *testbed) workAll(workers []*worker, length time.Duration) {
 func (b *testbed) workAndDie(workers []*worker, length, every time.Duration) (kills int) {
 	end := b.supervise()
 	ticker := time.NewTicker(every)
-	stop := make(chan struct{})
+	enough := time.After(length)
 	go func() {
 		for {
 			select {
 			case <-ticker.C:
 				b.Signal(syscall.SIGKILL)
-			case <-stop:
+			case <-enough: // what was begun is finished in peace
 				return
 			}
 		}
 	}()
 	b.workAll(workers, length)
 	ticker.Stop()
-	close(stop)
 	return end()
 }
 

@@ -41,7 +41,7 @@ func TestFilesystemFails(t *testing.T) {
 	for _, f := range failures {
 		t.Run(f.name+" "+f.filesystem, func(t *testing.T) {
 			var d *disk
-			s := storage{f.filesystem, hostpathKinds, hostpathSteps, 0, 1, func(t *testing.T, size int64) place {
+			s := storage{f.filesystem, hostpathKinds, hostpathSteps, 0, 0, 1, func(t *testing.T, size int64) place {
 				d = f.disk(t, f.filesystem, size)
 				return placeAt(t, d.dir)
 			}}
@@ -132,7 +132,7 @@ func TestUnreadableFile(t *testing.T) {
 		for _, of := range hostpathKinds {
 			t.Run(filesystem+" "+of.name, func(t *testing.T) {
 				d := mappedDisk(t, filesystem, gib)
-				b := started(t, storage{filesystem, hostpathKinds, hostpathSteps, 0, 1, func(t *testing.T, _ int64) place { return placeAt(t, d.dir) }}, 0)
+				b := started(t, storage{filesystem, hostpathKinds, hostpathSteps, 0, 0, 1, func(t *testing.T, _ int64) place { return placeAt(t, d.dir) }}, 0)
 				v := b.mustCreate(of, "unreadable")
 				tag := content.Tag(1)
 				v.use(tag.Write)

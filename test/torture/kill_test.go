@@ -68,7 +68,7 @@ func TestKill(t *testing.T) {
 		random := newRandom(t)
 		workers := b.newWorkers(random, 8, 4)
 		killed := map[string]int{}
-		for round := range s.often(20) {
+		for round := range s.kills * *scale {
 			if round%2 == 0 {
 				b.killStarting(random)
 			} else {

@@ -74,6 +74,7 @@ type storage struct {
 	kinds []kind
 	steps []string // how they begin, of those that a request can come to
 	many  int      // how many volumes it is asked for at once, times scale
+	kills int      // how often TestKill kills it, times scale
 	pace  int      // how many times longer than on a filesystem a request takes
 	make  func(t *testing.T, size int64) place
 }
@@ -104,13 +105,13 @@ type census struct {
 // SNAPDRIVER_REQUIRE_LVM=1 says that the tests of thin pools run, only these do:
 // the others run where it is not set.
 func storages() []storage {
-	thin := storage{"lvm", lvmKinds, lvmSteps, 20, 5, makePool}
+	thin := storage{"lvm", lvmKinds, lvmSteps, 20, 4, 10, makePool}
 	if os.Getenv("SNAPDRIVER_REQUIRE_LVM") == "1" {
 		return []storage{thin}
 	}
 	all := []storage{
-		{"ext4", hostpathKinds, hostpathSteps, 340, 1, makeHostpath("ext4")},
-		{"xfs", hostpathKinds, hostpathSteps, 340, 1, makeHostpath("xfs")},
+		{"ext4", hostpathKinds, hostpathSteps, 340, 20, 1, makeHostpath("ext4")},
+		{"xfs", hostpathKinds, hostpathSteps, 340, 20, 1, makeHostpath("xfs")},
 	}
 	if os.Geteuid() == 0 && testenv.HasThinPools() {
 		all = append(all, thin)
@@ -121,10 +122,6 @@ func storages() []storage {
 // long is a time that is long enough for some requests; length is that on a
 // filesystem.
 func (s storage) long(length time.Duration) time.Duration { return length * time.Duration(s.pace) }
-
-// often is how often something is tried that takes long; times is how often that
-// is on a filesystem, at scale 1.
-func (s storage) often(times int) int { return times * *scale / s.pace }
 
 // onEach runs a test on each storage.
 func onEach(t *testing.T, run func(t *testing.T, s storage)) {
