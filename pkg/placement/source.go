@@ -83,7 +83,10 @@ func (p *placer) hashOfSnapshot(ctx context.Context, namespace, name string) (st
 		return "", errors.New("its source has not been taken")
 	}
 	id, err := backend.ParseSnapshotID(handle)
-	return id.NodeHash(), err
+	if err != nil {
+		return "", errNotOurs // nor any other node's
+	}
+	return id.NodeHash(), nil
 }
 
 func (p *placer) hashOfClaim(ctx context.Context, namespace, name string) (string, error) {
@@ -99,5 +102,8 @@ func (p *placer) hashOfClaim(ctx context.Context, namespace, name string) (strin
 		return "", errNotOurs
 	}
 	id, err := backend.ParseVolumeID(text(volume, "spec", "csi", "volumeHandle"))
-	return id.NodeHash(), err
+	if err != nil {
+		return "", errNotOurs // nor any other node's
+	}
+	return id.NodeHash(), nil
 }
