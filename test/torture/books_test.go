@@ -82,19 +82,19 @@ func (b *testbed) workAll(workers []*worker, length time.Duration) {
 func (b *testbed) workAndDie(workers []*worker, length, every time.Duration) (kills int) {
 	end := b.supervise()
 	ticker := time.NewTicker(every)
-	enough := time.After(length)
+	defer ticker.Stop()
+	enough := time.After(length - every/2) // what was begun is finished in peace
 	go func() {
 		for {
 			select {
 			case <-ticker.C:
 				b.Signal(syscall.SIGKILL)
-			case <-enough: // what was begun is finished in peace
+			case <-enough:
 				return
 			}
 		}
 	}()
 	b.workAll(workers, length)
-	ticker.Stop()
 	return end()
 }
 

@@ -21,8 +21,16 @@ type local struct{ *testbed }
 
 func (l local) controller() csi.ControllerClient       { return l.Controller }
 func (l local) node() csi.NodeClient                   { return l.Node }
-func (local) write(tag content.Tag, path string) error { return tag.Write(path) }
-func (local) check(tag content.Tag, path string) error { return tag.Check(path) }
+func (local) write(tag content.Tag, path string) error { return withoutForks(tag.Write, path) }
+func (local) check(tag content.Tag, path string) error { return withoutForks(tag.Check, path) }
+
+// withoutForks keeps the driver from being started meanwhile: the new process
+// would have what is open here, for a moment, and be a pod that does not let go.
+func withoutForks(use func(path string) error, path string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return use(path)
+}
 
 // newWorkers makes workers with so many objects of either sort, of each kind in
 // turn.
