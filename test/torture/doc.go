@@ -7,7 +7,7 @@
 //	go test -v ./test/torture -run TestRace             # one family
 //	go test -v ./test/torture -torture.scale 4          # so many times as often
 //	go test -v ./test/torture -torture.seed 7           # other random choices
-//	go test -v ./test/torture -run TestBooks -torture.books 30m -torture.workers 32
+//	go test -v -timeout 2h ./test/torture -run TestBooks -torture.books 30m -torture.workers 32
 //
 // There is a file for each family. A case is named after what it guards. Every
 // case that gets storage of its own ends by deleting everything, and fails when

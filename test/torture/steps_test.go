@@ -66,9 +66,13 @@ func (b *testbed) dieAtEachStep(w *worker, change string) (steps []string) {
 
 		b.Start()
 		w.verify(mustLive)
+		w.proveSnapshots()
 		b.expectObjects(ids([]*worker{w})...)
 		if b.Failed() {
 			b.Fatalf("died at step %d (%s); the driver's last words:\n%s", n, died, b.Logged())
+		}
+		if died == "" && n == 1 {
+			b.Fatal("it never dies: was the driver built with the tag steps?")
 		}
 		if died == "" {
 			return slices.Compact(steps)

@@ -307,6 +307,23 @@ func (w *worker) deleteSnapshot(name string) func() error {
 	}
 }
 
+// proveSnapshots restores each snapshot, to see that it is whole.
+func (w *worker) proveSnapshots() {
+	for name, snapshot := range w.snapshots {
+		response, err := w.machine.controller().CreateVolume(background, createRequest(w.kind, "proof of "+name, fromSnapshot(snapshot.id)))
+		id := response.GetVolume().GetVolumeId()
+		if err == nil {
+			err = w.staged(id, func(path string) error { return w.machine.check(snapshot.Tag, path) })
+		}
+		if err == nil {
+			_, err = w.machine.controller().DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: id})
+		}
+		if err != nil {
+			w.t.Errorf("%s: restore: %v", name, err)
+		}
+	}
+}
+
 func (w *worker) deleteAll() {
 	w.verify(mustLive)
 	for name := range w.snapshots {
