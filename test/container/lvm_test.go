@@ -92,14 +92,14 @@ type volume struct {
 	capability *csi.VolumeCapability
 }
 
-func (n *node) create(name, fsType string, source *csi.VolumeContentSource) *volume {
+func (n *node) create(name, fsType string, size int64, source *csi.VolumeContentSource) *volume {
 	n.Helper()
 	v := &volume{node: n, name: name, capability: &csi.VolumeCapability{
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType}},
 	}}
 	response, err := n.Controller.CreateVolume(n.Context(), &csi.CreateVolumeRequest{
-		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: 320 << 20},
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: size},
 		VolumeCapabilities: []*csi.VolumeCapability{v.capability}, VolumeContentSource: source,
 	})
 	if err != nil {
@@ -162,7 +162,7 @@ func TestLVM(t *testing.T) {
 	for _, fsType := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(fsType, func(t *testing.T) {
 			n := &node{T: t, Driver: n.Driver, pool: n.pool, kubelet: n.kubelet}
-			original := n.create("original-"+fsType, fsType, nil)
+			original := n.create("original-"+fsType, fsType, 320<<20, nil)
 			original.publish()
 			if err := os.WriteFile(original.file(), []byte("content"), 0o600); err != nil {
 				t.Fatal(err)
@@ -172,11 +172,12 @@ func TestLVM(t *testing.T) {
 				t.Fatal(err)
 			}
 			id := snapshot.GetSnapshot().GetSnapshotId()
-			restored := n.create("restored-"+fsType, fsType, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			restored := n.create("restored-"+fsType, fsType, 640<<20, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 				Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: id},
 			}})
 			restored.publish()
 			restored.expect("content")
+			restored.expectSize(512 << 20)
 			// The container is started anew, and the pods go on.
 			n.Stop()
 			n.Start()
@@ -201,7 +202,7 @@ func TestLVM(t *testing.T) {
 // for each other.
 func TestLVMOfTheNode(t *testing.T) {
 	n := newNode(t)
-	v := n.create("volume", "ext4", nil)
+	v := n.create("volume", "ext4", 320<<20, nil)
 	n.pool.LVM(t, "lvcreate", "--virtualsize", "64m", "--thinpool", n.pool.Name, "--name", "other", n.pool.Group)
 	v.publish()
 	names := strings.Fields(n.pool.LVM(t, "lvs", "--noheadings", "--options", "lv_name", n.pool.Group))
