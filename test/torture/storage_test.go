@@ -110,8 +110,8 @@ func storages() []storage {
 		return []storage{thin}
 	}
 	all := []storage{
-		{"ext4", hostpathKinds, hostpathSteps, 340, 20, 1, makeHostpath("ext4")},
-		{"xfs", hostpathKinds, hostpathSteps, 340, 20, 1, makeHostpath("xfs")},
+		{"ext4", hostpathKinds, hostpathSteps, 340, 22, 1, makeHostpath("ext4")},
+		{"xfs", hostpathKinds, hostpathSteps, 340, 22, 1, makeHostpath("xfs")},
 	}
 	if os.Geteuid() == 0 && testenv.HasThinPools() {
 		all = append(all, thin)
