@@ -58,6 +58,9 @@ func Bind(file *os.File, readOnly bool) (*Device, error) {
 			return nil, fmt.Errorf("find a free loop device: %w", err)
 		}
 		device, err := Open(number, flag)
+		if errors.Is(err, unix.ENXIO) { // somebody else was faster, and has freed it again
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -130,9 +133,13 @@ func OpenIfOn(number int, filesystem uint64) (*Device, error) {
 	return openIf(number, func(status *unix.LoopInfo64) bool { return status.Device == filesystem })
 }
 
-// openIf opens a device if it holds what is looked for; else nil.
+// openIf opens a device if it holds what is looked for; else nil. One that the
+// kernel is just freeing, which cannot be opened, holds nothing any more.
 func openIf(number int, sought func(*unix.LoopInfo64) bool) (*Device, error) {
 	device, err := Open(number, os.O_RDONLY)
+	if errors.Is(err, unix.ENXIO) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,13 @@
 package hostpath
 
 import (
+	"errors"
 	"os"
 	"path"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/loop"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -118,6 +121,9 @@ func (l *loops) detachUnasked(id backend.VolumeID) error {
 		return nil
 	}
 	device, err := loop.Open(v.number, os.O_RDONLY)
+	if errors.Is(err, unix.ENXIO) {
+		return nil // the kernel is freeing it
+	}
 	if err != nil {
 		return err
 	}
