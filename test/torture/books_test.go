@@ -188,16 +188,21 @@ func (b *testbed) sums() string {
 	return fmt.Sprintf("%d volumes of %d bytes, %d snapshots of %d bytes", listed[0], listed[1], listed[2], listed[3])
 }
 
-// recountSlack is what a filesystem may use beyond the data of its files.
-const recountSlack = 4 * mib
+// What a filesystem may use beyond the data of its files: in all, and for the
+// inodes and directories of an object.
+const (
+	recountSlack  = 4 * mib
+	slackOfObject = 32 * kib
+)
 
 // expectRecount compares the space used with that of all files, where what
 // several share counts once.
 func (b *testbed) expectRecount() {
 	b.Helper()
+	slack := int64(recountSlack + len(b.census().objects)*slackOfObject)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		used, counted := b.used()-b.empty, b.recount()
-		if max(used-counted, counted-used) < recountSlack {
+		if max(used-counted, counted-used) < slack {
 			b.Logf("%d MiB are used, the files have %d MiB", used/mib, counted/mib)
 			return
 		}
