@@ -41,10 +41,10 @@ func TestFilesystemFails(t *testing.T) {
 	for _, f := range failures {
 		t.Run(f.name+" "+f.filesystem, func(t *testing.T) {
 			var d *disk
-			s := storage{f.filesystem, hostpathKinds, hostpathSteps, 0, 0, 1, func(t *testing.T, size int64) place {
+			s := onHostpath(f.filesystem, func(t *testing.T, size int64) place {
 				d = f.disk(t, f.filesystem, size)
 				return placeAt(t, d.dir)
-			}}
+			})
 			b := started(t, s, 4*gib)
 			random := newRandom(t)
 			workers := b.newWorkers(random, 4, 3)
@@ -132,7 +132,7 @@ func TestUnreadableFile(t *testing.T) {
 		for _, of := range hostpathKinds {
 			t.Run(filesystem+" "+of.name, func(t *testing.T) {
 				d := mappedDisk(t, filesystem, gib)
-				b := started(t, storage{filesystem, hostpathKinds, hostpathSteps, 0, 0, 1, func(t *testing.T, _ int64) place { return placeAt(t, d.dir) }}, 0)
+				b := started(t, onHostpath(filesystem, func(t *testing.T, _ int64) place { return placeAt(t, d.dir) }), 0)
 				v := b.mustCreate(of, "unreadable")
 				tag := content.Tag(1)
 				v.use(tag.Write)

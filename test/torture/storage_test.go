@@ -105,18 +105,23 @@ type census struct {
 // SNAPDRIVER_REQUIRE_LVM=1 says that the tests of thin pools run, only these do:
 // the others run where it is not set.
 func storages() []storage {
-	thin := storage{"lvm", lvmKinds, lvmSteps, 20, 4, 10, makePool}
+	thin := storage{name: "lvm", kinds: lvmKinds, steps: lvmSteps, many: 20, kills: 4, pace: 10, make: makePool}
 	if os.Getenv("SNAPDRIVER_REQUIRE_LVM") == "1" {
 		return []storage{thin}
 	}
 	all := []storage{
-		{"ext4", hostpathKinds, hostpathSteps, 340, 22, 1, makeHostpath("ext4")},
-		{"xfs", hostpathKinds, hostpathSteps, 340, 22, 1, makeHostpath("xfs")},
+		onHostpath("ext4", makeHostpath("ext4")),
+		onHostpath("xfs", makeHostpath("xfs")),
 	}
 	if os.Geteuid() == 0 && testenv.HasThinPools() {
 		all = append(all, thin)
 	}
 	return all
+}
+
+// onHostpath is the storage of the hostpath backend on a filesystem of that name.
+func onHostpath(filesystem string, make func(*testing.T, int64) place) storage {
+	return storage{name: filesystem, kinds: hostpathKinds, steps: hostpathSteps, many: 340, kills: 22, pace: 1, make: make}
 }
 
 // long is a time that is long enough for some requests; length is that on a

@@ -23,7 +23,7 @@ type suite struct {
 	skip     string   // a pattern of those that do not
 }
 
-// suites are all that run in guests, the longest first.
+// suites are all that run in guests.
 var suites = []suite{
 	{name: "ext4", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^ext4$"},
 	{name: "lvm", packages: []string{"pkg/backend/lvm"}, skip: "^TestConformance$"},

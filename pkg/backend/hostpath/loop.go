@@ -121,8 +121,9 @@ func (l *loops) detachUnasked(id backend.VolumeID) error {
 		return nil
 	}
 	device, err := loop.Open(v.number, os.O_RDONLY)
-	if errors.Is(err, unix.ENXIO) {
-		return nil // the kernel is freeing it
+	if errors.Is(err, unix.ENXIO) { // the kernel is freeing it
+		v.number = noDevice
+		return nil
 	}
 	if err != nil {
 		return err
