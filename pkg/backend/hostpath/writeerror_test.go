@@ -23,7 +23,11 @@ func TestFailedWriteIsNotLost(t *testing.T) {
 }
 
 func testFailedWrite(t *testing.T, files, size int) {
-	disk := newFailingDisk(t)
+	disk := newFailingDisk(t, "130m", func(image string) {
+		testenv.Run(t, "fallocate", "-l", "128M", image)
+		testenv.Run(t, "mkfs.ext4", "-q", "-b", "4096", "-I", "2048", "-O", "inline_data", image)
+		testenv.Run(t, "fallocate", "-l", "128M", image) // what mkfs has made a hole
+	})
 	b := open(t, filepath.Join(disk.dir, "root"), hostpath.Options{Step: disk.step})
 	t.Cleanup(func() { _ = b.Close() }) // closed before, unless the test failed
 	recovered(t, b)
@@ -50,16 +54,72 @@ func testFailedWrite(t *testing.T, files, size int) {
 // ext4 writes the data before it knows, and leaves an error for fsync to tell.
 const writeAndMap = 1
 
+// The filesystem's log cannot be written any more, and somebody else has been
+// told. The next fsync of the same directory is a success then: ext4 has given up
+// what was to be written.
+func TestFailedLogIsNotLost(t *testing.T) {
+	first, second := spec("directory", "first"), spec("directory", "second")
+	for operation, request := range map[string]func(b *hostpath.Backend) error{
+		"creation": func(b *hostpath.Backend) error { _, err := b.CreateVolume(t.Context(), second, nil); return err },
+		"deletion": func(b *hostpath.Backend) error { return b.DeleteVolume(t.Context(), first.ID) },
+	} {
+		t.Run(operation, func(t *testing.T) {
+			disk := newFailingDisk(t, "32m", func(image string) {
+				testenv.Run(t, "truncate", "--size", "128M", image)
+				testenv.Run(t, "mkfs.ext4", "-q", "-E", "lazy_journal_init=1", image) // the log is a hole
+			})
+			root := filepath.Join(disk.dir, "root")
+			var fails bool
+			step := func(name string) {
+				if fails && name == "sync" {
+					disk.takeRoom()
+					if err := syncDirectory(filepath.Join(root, "volumes")); err == nil {
+						t.Error("nothing has failed")
+					}
+				}
+			}
+			b := open(t, root, hostpath.Options{Step: step})
+			recovered(t, b)
+			create(t, b, first)
+			fails = true
+			if err := request(b); err == nil {
+				t.Error("what did not reach the disk was acknowledged")
+			}
+			fails = false
+			b.WaitForRemovals()
+			b.Crash()
+			disk.repair()
+			b = open(t, root, hostpath.Options{})
+			t.Cleanup(func() { _ = b.Close() }) // closed before, unless the test failed
+			if inventory := recovered(t, b); len(inventory.Volumes) != 1 || inventory.Volumes[0].ID != first.ID {
+				t.Errorf("found %v, expected the first volume", inventory.Volumes)
+			}
+			deleteAll(t, b, root, first.ID)
+		})
+	}
+}
+
+func syncDirectory(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
 // failingDisk is an ext4 that can write where there is something already, and
-// from fill on nowhere else, until the record of an object is written. Small
-// directories and files lie in the table of inodes, where there is something.
+// when the room under it is taken nowhere else. Small directories and files lie
+// in the table of inodes, where there is something.
 type failingDisk struct {
 	t     *testing.T
 	under string // a tmpfs; has the disk
 	dir   string
 }
 
-func newFailingDisk(t *testing.T) *failingDisk {
+// newFailingDisk has make fill an image with an ext4, in a filesystem of that
+// size.
+func newFailingDisk(t *testing.T, size string, make func(image string)) *failingDisk {
 	t.Helper()
 	testenv.RequireRoot(t)
 	testenv.RequirePrograms(t, "mkfs.ext4", "mount", "fallocate", "fstrim")
@@ -70,16 +130,15 @@ func newFailingDisk(t *testing.T) *failingDisk {
 			t.Fatal(err)
 		}
 	}
-	testenv.Run(t, "mount", "-t", "tmpfs", "-o", "size=130m", "tmpfs", d.under)
+	testenv.Run(t, "mount", "-t", "tmpfs", "-o", "size="+size, "tmpfs", d.under)
 	t.Cleanup(func() { testenv.Unmount(t, d.under) })
-	image := filepath.Join(d.under, "image")
-	testenv.Run(t, "fallocate", "-l", "128M", image)
-	testenv.Run(t, "mkfs.ext4", "-q", "-b", "4096", "-I", "2048", "-O", "inline_data", image)
-	testenv.Run(t, "fallocate", "-l", "128M", image) // what mkfs has made a hole
-	testenv.Run(t, "mount", "-o", "loop", image, d.dir)
+	make(d.image())
+	testenv.Run(t, "mount", "-o", "loop", d.image(), d.dir)
 	t.Cleanup(func() { testenv.UnmountDevice(t, d.dir) })
 	return d
 }
+
+func (d *failingDisk) image() string { return filepath.Join(d.under, "image") }
 
 // fill takes the room from under all that is free on the disk.
 func (d *failingDisk) fill() {
@@ -88,6 +147,11 @@ func (d *failingDisk) fill() {
 		d.t.Fatal(err)
 	}
 	testenv.Run(d.t, "fstrim", d.dir)
+	d.takeRoom()
+}
+
+func (d *failingDisk) takeRoom() {
+	d.t.Helper()
 	for size := int64(0); ; {
 		var under unix.Statfs_t
 		if err := unix.Statfs(d.under, &under); err != nil {
@@ -99,6 +163,16 @@ func (d *failingDisk) fill() {
 		size += int64(under.Bfree) * under.Bsize
 		testenv.Run(d.t, "fallocate", "-l", fmt.Sprint(size), d.filler())
 	}
+}
+
+// repair gives the room back, and mounts the disk anew.
+func (d *failingDisk) repair() {
+	d.t.Helper()
+	testenv.UnmountDevice(d.t, d.dir)
+	if err := os.Remove(d.filler()); err != nil {
+		d.t.Fatal(err)
+	}
+	testenv.Run(d.t, "mount", "-o", "loop", d.image(), d.dir)
 }
 
 func (d *failingDisk) filler() string { return filepath.Join(d.under, "filler") }
