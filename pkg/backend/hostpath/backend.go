@@ -54,7 +54,7 @@ type Backend struct {
 	freezes     freezes
 	background  sync.WaitGroup
 	closing     atomic.Bool  // what is in the background is to end
-	spare       sync.Mutex   // held while spareDir is not empty
+	spare       sync.Mutex   // held while spareDir is in use
 	growing     atomic.Int32 // volumes whose image, record and device may differ
 }
 

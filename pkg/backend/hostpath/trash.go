@@ -51,15 +51,13 @@ func (b *Backend) toTrash(name string) (trashed string, err error) {
 
 // takeBack undoes toTrash.
 func (b *Backend) takeBack(trashed, name string) error {
-	err := b.rename(trashed, name)
-	if trashed != spareDir || err != nil {
+	if trashed == spareDir {
+		defer b.spare.Unlock()
+	}
+	if err := b.rename(trashed, name); err != nil || trashed != spareDir {
 		return err
 	}
-	if err := b.root.Mkdir(spareDir, 0o700); err != nil {
-		return err
-	}
-	b.spare.Unlock()
-	return nil
+	return b.root.Mkdir(spareDir, 0o700)
 }
 
 // removeEmpty removes a directory if it is empty, and nothing else.
@@ -91,9 +89,29 @@ func (b *Backend) removeTrash(paths ...string) {
 		paths = paths[:last]
 		moved, err := b.flatten(next)
 		paths = append(paths, moved...)
+		if next == spareDir {
+			b.restock(err)
+			b.spare.Unlock()
+		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			klog.ErrorS(err, "Cannot remove deleted data; left to the next start", "trash", next)
 		}
+	}
+}
+
+// restock makes a new spare directory where the old one could not be emptied, or
+// is not there. Without an empty one, deletions fail while there is no space, and
+// nothing worse: see toTrash.
+func (b *Backend) restock(emptied error) {
+	if emptied == nil {
+		return
+	}
+	err := b.root.Rename(spareDir, path.Join(trashDir, unique(spareDir)))
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = b.root.Mkdir(spareDir, 0o700)
+	}
+	if err != nil {
+		klog.ErrorS(err, "Cannot make a spare directory; left to the next start", "root", b.path)
 	}
 }
 
@@ -120,7 +138,6 @@ func (b *Backend) flatten(name string) (moved []string, err error) {
 	case err != nil || b.closing.Load():
 		return moved, err
 	case name == spareDir:
-		b.spare.Unlock()
 		return moved, nil
 	}
 	return moved, b.root.Remove(name)
