@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -106,18 +107,28 @@ func attach(mount int, path string, flags Flags) error {
 // It is the system call and not umount(8) because only the call can be told
 // not to follow a symbolic link.
 func Unmount(path string) error {
+	pause := time.Millisecond
 	for {
 		switch err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err {
 		case nil: // perhaps there is another below
 		case unix.EINVAL, unix.ENOENT:
 			return nil
 		case unix.EBUSY:
-			return fmt.Errorf("unmount %q: a process still uses it: %w", path, backend.ErrPrecondition)
+			if pause > longestPause {
+				return fmt.Errorf("unmount %q: a process still uses it: %w", path, backend.ErrPrecondition)
+			}
+			time.Sleep(pause)
+			pause *= 2
 		default:
 			return fmt.Errorf("unmount %q: %w", path, err)
 		}
 	}
 }
+
+// longestPause is the last pause for which Unmount waits, each being twice the
+// one before: whoever but looks at a path, as usesOfDevices does for the sake of
+// other volumes, makes it busy for that moment.
+const longestPause = 64 * time.Millisecond
 
 // Mounted says whether something is mounted at path.
 func Mounted(path string) (bool, error) {

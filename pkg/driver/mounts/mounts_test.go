@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,6 +72,25 @@ func bind(t *testing.T, source, path string) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestUnmountWhatIsInUse waits for who has it in use for a moment, and not for who
+// keeps it.
+func TestUnmountWhatIsInUse(t *testing.T) {
+	base := tree(t, "target")
+	target := filepath.Join(base, "target")
+	bind(t, filepath.Join(base, "volume"), target)
+	used, err := os.Open(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Unmount(target); !errors.Is(err, backend.ErrPrecondition) {
+		t.Errorf("in use: %v", err)
+	}
+	time.AfterFunc(longestPause/4, func() { _ = used.Close() })
+	if err := Unmount(target); err != nil {
+		t.Errorf("in use for a moment: %v", err)
+	}
 }
 
 // TestElsewhere: a part of a volume mounted somewhere keeps it in use, but is
