@@ -17,10 +17,12 @@ const (
 func DiskPath(index int) string { return fmt.Sprintf("/dev/vd%c", 'a'+index) }
 
 // commandLine is the kernel's. Nobody attacks this guest, and what protects it
-// costs an emulated processor a tenth of its time. What follows "--" are the
-// arguments of busybox, which mounts the disk with the programs and becomes the
-// agent.
+// costs an emulated processor a tenth of its time. Whoever waits for a disk for
+// minutes is stuck: the console shows where, and the guest dies. What follows
+// "--" are the arguments of busybox, which mounts the disk with the programs and
+// becomes the agent.
 const commandLine = `console=ttyS0 quiet panic=-1 oops=panic mitigations=off init_on_alloc=0 ` +
+	`sysctl.kernel.printk=7 sysctl.kernel.hung_task_timeout_secs=300 sysctl.kernel.hung_task_panic=1 ` +
 	`root=/dev/nvme0n1 rootfstype=ext4 rootflags=noinit_itable rw init=/bin/busybox -- ` +
 	`sh -c "busybox mount -t devtmpfs dev /dev && busybox mount -t ext4 -o ro /dev/nvme0n2 /vm && exec /vm/agent <>/dev/console >&0 2>&0"`
 

@@ -12,7 +12,7 @@ import (
 )
 
 // tail is how much of the console an error shows, in bytes.
-const tail = 8 << 10
+const tail = 32 << 10
 
 // Command is a program that runs in the guest.
 type Command struct {

@@ -84,6 +84,18 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// TestStuck: a guest in which something waits for ever in the kernel is an error,
+// which shows for what.
+func TestStuck(t *testing.T) {
+	vm := boot(t, t.Context(), testvm.Config{})
+	_, said, err := sh(vm, `sysctl=/proc/sys/kernel/hung_task_timeout_secs
+		[ $(cat $sysctl) = 300 ] && echo 2 > $sysctl
+		cd /tmp && mkdir disk && truncate -s 16M image && mkfs.ext4 -q image && mount -o loop image disk && fsfreeze -f disk && touch disk/file`)
+	if err == nil || !strings.Contains(err.Error(), "blocked for more than 2 seconds") || !strings.Contains(err.Error(), "Call Trace") {
+		t.Errorf("a guest that is stuck: %v\n%s", err, said)
+	}
+}
+
 // TestPowerCut: what the guest has flushed is there after a power cut, and what
 // it has not may be lost.
 func TestPowerCut(t *testing.T) {

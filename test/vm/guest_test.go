@@ -44,8 +44,9 @@ var suites = []suite{
 }
 
 const (
-	module = "github.com/snapdriver/snapdriver/"
-	driver = "snapdriver"
+	patience = "30m" // for one package; then it shows where it is stuck
+	module   = "github.com/snapdriver/snapdriver/"
+	driver   = "snapdriver"
 )
 
 // passed is how a test binary reports one that has run, under -test.v.
@@ -123,7 +124,7 @@ func inGuest(t *testing.T, ctx context.Context, dir string, suite suite) executo
 func runTests(t *testing.T, execute executor, pkg string, suite suite) {
 	t.Helper()
 	var out strings.Builder
-	err := execute(binary(pkg), []string{"-test.v", "-test.run=" + suite.run, "-test.skip=" + suite.skip},
+	err := execute(binary(pkg), []string{"-test.v", "-test.timeout=" + patience, "-test.run=" + suite.run, "-test.skip=" + suite.skip},
 		[]string{"SNAPDRIVER_REQUIRE_ALL=1", "SNAPDRIVER_REQUIRE_LVM=1"}, io.MultiWriter(t.Output(), &out))
 	if err != nil {
 		t.Fatal(err)
