@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ type disk struct {
 	// The name of the device in device-mapper, if it is there, and the device
 	// below.
 	mapped, below string
+
+	// failing is set before it fails.
+	failing atomic.Bool
 }
 
 // loopDisk makes a filesystem on a loop device.
@@ -61,11 +65,12 @@ func (d *disk) sectors() string {
 // whole is a table of device-mapper for a device that works.
 func (d *disk) whole() string { return fmt.Sprintf("0 %s linear %s 0", d.sectors(), d.below) }
 
-// change gives the device another table, while those who use it wait.
+// change gives the device another table, while those who use it wait. Resuming
+// suspends it first: between two commands, a worker that waits for the device
+// would keep this process from starting the second, see withoutForks.
 func (d *disk) change(table string) {
 	testenv.Run(d.t, "dmsetup", "load", d.mapped, "--table", table)
-	testenv.Run(d.t, "dmsetup", "suspend", "--nolockfs", "--noflush", d.mapped)
-	testenv.Run(d.t, "dmsetup", "resume", "--noudevsync", d.mapped)
+	testenv.Run(d.t, "dmsetup", "resume", "--nolockfs", "--noflush", "--noudevsync", d.mapped)
 }
 
 // fail lets nothing be read or written any more.
@@ -86,13 +91,16 @@ func (d *disk) makeReadOnly() {
 }
 
 // repair makes the device work and mounts the filesystem anew. Nothing uses it.
+// It is unmounted first: an ext4 on a device that works again would take what it
+// could not write for written, and empty its log.
 func (d *disk) repair() {
+	d.failing.Store(false)
 	if d.mapped == "" {
 		remount(d.t, d.dir)
 		return
 	}
-	d.change(d.whole())
 	testenv.UnmountDevice(d.t, d.dir)
+	d.change(d.whole())
 	testenv.Run(d.t, "mount", d.path(), d.dir)
 }
 

@@ -2,6 +2,7 @@ package torture
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -48,8 +49,14 @@ func TestFilesystemFails(t *testing.T) {
 			b := started(t, s, 4*gib)
 			random := newRandom(t)
 			workers := b.newWorkers(random, 4, 3)
+			for _, w := range workers {
+				w.machine = onFailing{local{b}, d}
+			}
 			for range 2 * *scale {
-				time.AfterFunc(upTo(random, 500*time.Millisecond), func() { f.happen(d) })
+				time.AfterFunc(upTo(random, 500*time.Millisecond), func() {
+					d.failing.Store(true)
+					f.happen(d)
+				})
 				forAll(workers, (*worker).workUntilAnyError)
 				b.expectAlive(workers)
 				b.Kill()
@@ -64,6 +71,23 @@ func TestFilesystemFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// onFailing is a driver on a disk that fails.
+type onFailing struct {
+	local
+	disk *disk
+}
+
+// write takes no success for one while the disk fails: fsync then lies to a pod
+// as it does to the driver, see stillWrites in pkg/backend/hostpath. A pod has no
+// way to know.
+func (m onFailing) write(tag content.Tag, path string) error {
+	err := m.local.write(tag, path)
+	if err == nil && m.disk.failing.Load() {
+		err = errors.New("the disk has failed meanwhile")
+	}
+	return err
 }
 
 // workUntilAnyError is work where requests may fail.
