@@ -56,7 +56,11 @@ func (c Cluster) Build() error {
 	if err := c.goTool(append(append([]string{"test", "-c", "-o", c.Program("external.test")}, flags...), "./external")...); err != nil {
 		return err
 	}
-	return writeArchive(c.Program("images.tar"), images(c.Bin, versions))
+	gnu, err := c.machinePrograms("gnu-image", "dd")
+	if err != nil {
+		return err
+	}
+	return writeArchive(c.Program("images.tar"), images(c.Bin, versions, gnu))
 }
 
 // versions asks Go which version of each module go.mod selects.

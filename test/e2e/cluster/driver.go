@@ -40,20 +40,26 @@ func (c Cluster) buildDriver(archive, name string) error {
 	if err != nil {
 		return err
 	}
-	root := c.Program("driver-image")
-	if err := os.RemoveAll(root); err != nil {
-		return err
-	}
-	programs := exec.Command(filepath.Join(c.Root, "hack/image-programs.sh"), append([]string{root}, recipe.programs...)...)
-	if out, err := programs.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", programs, err, out)
-	}
-	files, err := filesBelow(root)
+	files, err := c.machinePrograms("driver-image", recipe.programs...)
 	if err != nil {
 		return err
 	}
 	files = append(files, file{path: recipe.entrypoint[0], source: program})
 	return writeArchive(archive, []image{{name: name, files: files, entrypoint: recipe.entrypoint, cmd: recipe.cmd}})
+}
+
+// machinePrograms returns programs of this machine with what they need to run, by
+// way of a directory of that name.
+func (c Cluster) machinePrograms(dir string, names ...string) ([]file, error) {
+	root := c.Program(dir)
+	if err := os.RemoveAll(root); err != nil {
+		return nil, err
+	}
+	programs := exec.Command(filepath.Join(c.Root, "hack/image-programs.sh"), append([]string{root}, names...)...)
+	if out, err := programs.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", programs, err, out)
+	}
+	return filesBelow(root)
 }
 
 // recipe is what this package understands of a Dockerfile.

@@ -5,7 +5,7 @@ import "path/filepath"
 // image is a container image made of files of this machine.
 type image struct {
 	name       string
-	files      []file // later ones over earlier ones
+	files      []file // of two of one path, the first
 	entrypoint []string
 	cmd        []string
 	user       string
@@ -13,8 +13,8 @@ type image struct {
 
 // images are those that a cluster has from its start, under the names by which
 // manifests and Kubernetes' own tests ask for them. A missing one costs such a
-// test five minutes.
-func images(bin string, versions map[string]string) []image {
+// test five minutes. gnu are programs of GNU, which do more than those of busybox.
+func images(bin string, versions map[string]string, gnu []file) []image {
 	program := func(name, program string) image {
 		return image{
 			name:       name,
@@ -46,7 +46,7 @@ func images(bin string, versions map[string]string) []image {
 		shell("registry.k8s.io/e2e-test-images/busybox:1.37.0-1"),
 		shell("registry.k8s.io/e2e-test-images/nginx:1.15-4"),
 		shell("registry.k8s.io/e2e-test-images/nginx:1.27-0"),
-		shell("registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0"),
+		{name: "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0", files: append(busybox(), gnu...), cmd: []string{"sh"}},
 		agnhost,
 	}
 }

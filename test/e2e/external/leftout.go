@@ -4,5 +4,6 @@ package external
 // regular expression of their names, and why.
 var LeftOut = []struct{ Pattern, Why string }{
 	{`Feature:Windows|\(ntfs\)`, "not Linux"},
+	{`any volume data source`, "the validator and the populator of other projects cannot be built from the module proxy"},
 	{`volumegroup|snapshotmetadata`, "optional services that the driver does not have"},
 }
