@@ -18,7 +18,7 @@ type guestStorage struct {
 	create string // on the empty disk
 	open   string // after each boot, before the driver starts; fails when it is not consistent
 	flags  []string
-	left   string // prints what is left when all is deleted, which is nothing
+	left   string // prints what is left when all is deleted, in the kernel too: which is nothing
 	kinds  []kind
 	cuts   int
 
@@ -32,10 +32,12 @@ var guestDisk = testvm.DiskPath(0)
 
 var guestStorages = map[string]guestStorage{
 	"lvm": {
-		create:  "lvm vgcreate --quiet vg " + guestDisk + "; lvm lvcreate --quiet --type thin-pool --name pool --size 8g --poolmetadatasize 64m vg; lvm vgchange --activate n vg",
-		open:    "lvm vgck vg",
-		flags:   []string{"--backend=lvm", "--volume-group=vg", "--thin-pool=pool"},
-		left:    "lvm lvs --noheadings --options lv_name vg | sed 's/ *pool$//'",
+		create: "lvm vgcreate --quiet vg " + guestDisk + "; lvm lvcreate --quiet --type thin-pool --name pool --size 8g --poolmetadatasize 64m vg; lvm vgchange --activate n vg",
+		open:   "lvm vgck vg",
+		flags:  []string{"--backend=lvm", "--volume-group=vg", "--thin-pool=pool"},
+		left: "lvm lvs --noheadings --options lv_name vg | sed 's/ *pool$//'; " +
+			"lvm lvchange --activate y vg/pool; pool=$(dmsetup ls --target thin-pool | cut --fields 1); " +
+			"dmsetup message $pool 0 reserve_metadata_snap; thin_ls --metadata-snap --no-headers --format DEV /dev/mapper/vg-pool_tmeta",
 		kinds:   lvmKinds,
 		cuts:    20,
 		inOrder: true,

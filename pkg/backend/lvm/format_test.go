@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -123,6 +124,23 @@ func TestNeverFormats(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A device that is too small is what a command leaves that was killed before it
+// could enlarge it. It has its size before it is formatted.
+func TestSmallDeviceIsEnlarged(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("volume", "ext4", backend.Source{})
+	f.replaceTable(id, func(table string) string { return strings.Replace(table, "0 32768", "0 16384", 1) })
+	f.attach(id)
+	_, targets, err := dm.Status(f.device(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	super := testenv.Run(t, "dumpe2fs", "-h", dm.Path(f.device(id)))
+	if size := dm.Size(targets); size != profiles["ext4"].size || !regexp.MustCompile(`(?m)^Block count: +4096$`).MatchString(super) {
+		t.Errorf("the device has %d bytes, its filesystem:\n%s", size, super)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,6 +51,36 @@ func expectFile(t testing.TB, dir, text string) {
 	t.Helper()
 	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(got) != text {
 		t.Errorf("%s holds %q, %v; expected %q", dir, got, err, text)
+	}
+}
+
+// What is made from a volume has its filesystem. One that is asked for and is not
+// there is refused, and one that was not asked for is told.
+func TestCopiesHaveTheirSourcesFilesystem(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("xfs", "xfs", backend.Source{})
+	f.write(id, "content")
+	for kind, source := range map[string]backend.Source{"clone": {Volume: id}, "restore": {Snapshot: f.snapshot("snapshot", id)}} {
+		spec := backend.VolumeSpec{Name: kind, Profile: backend.Profile{Mode: backend.Filesystem}, Capacity: profiles["xfs"].size, Source: source}
+		for fsType, text := range map[string]string{"": "", "xfs": "", "ext4": "the source holds xfs and cannot become a volume with ext4"} {
+			spec.ID, spec.FSType = backend.NewVolumeID("node", kind+fsType), fsType
+			_, err := f.CreateVolume(t.Context(), spec, nil)
+			if text != "" {
+				if !errors.Is(err, backend.ErrInvalid) || !strings.Contains(err.Error(), text) {
+					t.Errorf("%s as %q: %v, expected %q", kind, fsType, err, text)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s as %q: %v", kind, fsType, err)
+				continue
+			}
+			if mount := f.attach(spec.ID); mount.FSType != "xfs" {
+				t.Errorf("%s as %q is %s", kind, fsType, mount.FSType)
+			}
+			f.detach(spec.ID)
+			f.expect(spec.ID, "content")
+		}
 	}
 }
 
