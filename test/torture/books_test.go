@@ -134,7 +134,7 @@ func (w *worker) checkAny() func() error {
 		if !anyVolume {
 			return nil
 		}
-		return w.staged(w.volumes[volume].id, func(path string) error { return w.machine.check(w.volumes[volume].Tag, path) })
+		return w.staged(w.volumes[volume].id, func(path string) error { return w.whole(w.volumes[volume], path) })
 	}
 }
 

@@ -143,12 +143,25 @@ func (g *guest) sh(script string) string {
 func (g *guest) controller() csi.ControllerClient { return csi.NewControllerClient(g.connection) }
 func (g *guest) node() csi.NodeClient             { return csi.NewNodeClient(g.connection) }
 
-func (g *guest) write(tag content.Tag, path string) error { return g.content("write", tag, path) }
-func (g *guest) check(tag content.Tag, path string) error { return g.content("check", tag, path) }
+func (g *guest) write(tag content.Tag, path string) error {
+	return g.content("write", path, uint64(tag))
+}
 
-func (g *guest) content(what string, tag content.Tag, path string) error {
+func (g *guest) check(tag content.Tag, path string) error {
+	return g.content("check", path, uint64(tag))
+}
+
+func (g *guest) checkSize(path string, size, structures int64) error {
+	return g.content("size", path, uint64(size), uint64(structures))
+}
+
+func (g *guest) content(what, path string, numbers ...uint64) error {
+	arguments := []string{"content", what, path}
+	for _, number := range numbers {
+		arguments = append(arguments, fmt.Sprint(number))
+	}
 	var out bytes.Buffer
-	err := g.vm.Run(testvm.Command{Args: []string{"content", what, fmt.Sprint(uint64(tag)), path}, Stdout: &out, Stderr: &out})
+	err := g.vm.Run(testvm.Command{Args: arguments, Stdout: &out, Stderr: &out})
 	if exit := (*testvm.ExitError)(nil); err == nil || errors.As(err, &exit) {
 		return errors.Join(err, errorOf(out.String()))
 	}

@@ -24,6 +24,10 @@ func (l local) node() csi.NodeClient                   { return l.Node }
 func (local) write(tag content.Tag, path string) error { return withoutForks(tag.Write, path) }
 func (local) check(tag content.Tag, path string) error { return withoutForks(tag.Check, path) }
 
+func (local) checkSize(path string, size, structures int64) error {
+	return withoutForks(func(path string) error { return content.CheckSize(path, size, structures) }, path)
+}
+
 // withoutForks keeps the driver from being started meanwhile: the new process
 // would have what is open here, for a moment, and be a pod that does not let go.
 func withoutForks(use func(path string) error, path string) error {

@@ -25,6 +25,9 @@ type machine interface {
 	// write writes a content to a volume at a path, and check compares it.
 	write(tag content.Tag, path string) error
 	check(tag content.Tag, path string) error
+
+	// checkSize is content.CheckSize.
+	checkSize(path string, size, structures int64) error
 }
 
 // largest is how many times their first size volumes grow to.
@@ -99,6 +102,11 @@ func (w *worker) verify(dying bool) bool {
 	return err == nil
 }
 
+// whole checks a volume where it is published. It grows by w.size at a time.
+func (w *worker) whole(volume object, path string) error {
+	return errors.Join(w.machine.check(volume.Tag, path), w.machine.checkSize(path, volume.capacity, w.size/2))
+}
+
 func (w *worker) verifyAll() error {
 	if w.pending != nil {
 		if err := w.pending(); err != nil {
@@ -107,7 +115,7 @@ func (w *worker) verifyAll() error {
 		w.pending = nil
 	}
 	for name, volume := range w.volumes {
-		if err := w.staged(volume.id, func(path string) error { return w.machine.check(volume.Tag, path) }); err != nil {
+		if err := w.staged(volume.id, func(path string) error { return w.whole(volume, path) }); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		response, err := w.machine.controller().ControllerGetVolume(background, &csi.ControllerGetVolumeRequest{VolumeId: volume.id})
@@ -134,12 +142,12 @@ func (w *worker) verifyAll() error {
 func (w *worker) verifyDeleted() error {
 	for _, id := range w.deletedVolumes {
 		if _, err := w.machine.controller().ControllerGetVolume(background, &csi.ControllerGetVolumeRequest{VolumeId: id}); status.Code(err) != codes.NotFound {
-			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
+			return fmt.Errorf("%s was deleted, and is there: %v", id, err)
 		}
 	}
 	for _, id := range w.deletedSnapshots {
 		if _, err := w.machine.controller().GetSnapshot(background, &csi.GetSnapshotRequest{SnapshotId: id}); status.Code(err) != codes.NotFound {
-			return fmt.Errorf("%s was deleted, and is there: %w", id, err)
+			return fmt.Errorf("%s was deleted, and is there: %v", id, err)
 		}
 	}
 	return nil
@@ -313,7 +321,7 @@ func (w *worker) proveSnapshots() {
 		response, err := w.machine.controller().CreateVolume(background, createRequest(w.kind, "proof of "+name, fromSnapshot(snapshot.id)))
 		id := response.GetVolume().GetVolumeId()
 		if err == nil {
-			err = w.staged(id, func(path string) error { return w.machine.check(snapshot.Tag, path) })
+			err = w.staged(id, func(path string) error { return w.whole(snapshot, path) })
 		}
 		if err == nil {
 			_, err = w.machine.controller().DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: id})

@@ -43,11 +43,6 @@ type Config struct {
 	// without parameters.
 	SnapshotParameters []map[string]string
 
-	// Brief leaves out the tests of what the backend does in the same way for
-	// every kind of volume. It is for the second and further kinds where a test
-	// takes long.
-	Brief bool
-
 	// Commands are what operations cost; nil: the backend runs none. If not
 	// nil, the Storage is Counting.
 	Commands *Commands
@@ -62,7 +57,6 @@ func Run(t *testing.T, config Config) {
 		name string
 		run  func(*fixture)
 	}
-	// What depends on the kind of volume comes first.
 	tests := []test{
 		{"an object is after reopening what it was before", testReopen},
 		{"a snapshot keeps what its volume held", testSnapshotKeeps},
@@ -71,23 +65,19 @@ func Run(t *testing.T, config Config) {
 		{"a volume grows, attached or not", testExpand},
 		{"attaching and detaching may be repeated", testAttach},
 		{"the limits admit what can be made", testLimits},
+		{"every order of deletion works", testDeletionOrders},
+		{"deleting what is absent succeeds", testDeleteAbsent},
+		{"unknown parameters are refused by name", testUnknownParameters},
+		{"what is absent is not found", testAbsent},
+		{"healthy storage has no conditions", testHealthy},
+		{"gauges have names that Prometheus takes", testGauges},
+		{"a cancelled creation leaves nothing", testCancel},
+		{"different objects may be changed at once", testConcurrent},
+		{"a crash at any step leaves all or nothing", testCrash},
+		{"a crash at any step of Recover leaves what was committed", testCrashRecover},
 	}
 	if config.Commands != nil {
 		tests = append(tests, test{"no operation runs more commands than it has to", testCommands})
-	}
-	if !config.Brief {
-		tests = append(tests, []test{
-			{"every order of deletion works", testDeletionOrders},
-			{"deleting what is absent succeeds", testDeleteAbsent},
-			{"unknown parameters are refused by name", testUnknownParameters},
-			{"what is absent is not found", testAbsent},
-			{"healthy storage has no conditions", testHealthy},
-			{"gauges have names that Prometheus takes", testGauges},
-			{"a cancelled creation leaves nothing", testCancel},
-			{"different objects may be changed at once", testConcurrent},
-			{"a crash at any step leaves all or nothing", testCrash},
-			{"a crash at any step of Recover leaves what was committed", testCrashRecover},
-		}...)
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { test.run(newFixture(t, config)) })

@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Tag is what the contents of volumes differ by. On a device it is a blob, in a
@@ -104,6 +106,35 @@ func (t Tag) checkDevice(path string) error {
 		return errors.New("the device is not as it was written")
 	}
 	return nil
+}
+
+// CheckSize says what is smaller than so many bytes: a device, or a filesystem with
+// what its own structures may take of it.
+func CheckSize(path string, size, structures int64) error {
+	device, err := isDevice(path)
+	if err != nil {
+		return err
+	}
+	if !device {
+		var stat unix.Statfs_t
+		if err := unix.Statfs(path, &stat); err != nil {
+			return err
+		}
+		if has := int64(stat.Blocks) * stat.Bsize; has < size-structures {
+			return fmt.Errorf("the filesystem has %d of %d bytes", has, size)
+		}
+		return nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	has, err := file.Seek(0, io.SeekEnd)
+	if err == nil && has < size {
+		err = fmt.Errorf("the device has %d of %d bytes", has, size)
+	}
+	return err
 }
 
 func isDevice(path string) (bool, error) {

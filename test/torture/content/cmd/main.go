@@ -1,7 +1,8 @@
-// Command cmd writes or checks the content of a volume, for a test whose driver
-// runs in a virtual machine:
+// Command cmd writes or checks the content of a volume, or checks its size, for a
+// test whose driver runs in a virtual machine:
 //
-//	cmd write|check TAG PATH
+//	cmd write|check PATH TAG
+//	cmd size PATH BYTES STRUCTURES
 package main
 
 import (
@@ -13,19 +14,26 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	if err := run(os.Args[1], os.Args[2], os.Args[3:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(what, tag, path string) error {
-	number, err := strconv.ParseUint(tag, 10, 64)
-	if err != nil {
-		return err
+func run(what, path string, arguments []string) error {
+	var numbers [2]uint64
+	for i, argument := range arguments {
+		var err error
+		if numbers[i], err = strconv.ParseUint(argument, 10, 64); err != nil {
+			return err
+		}
 	}
-	if what == "write" {
-		return content.Tag(number).Write(path)
+	switch tag := content.Tag(numbers[0]); what {
+	case "write":
+		return tag.Write(path)
+	case "check":
+		return tag.Check(path)
+	default:
+		return content.CheckSize(path, int64(numbers[0]), int64(numbers[1]))
 	}
-	return content.Tag(number).Check(path)
 }
