@@ -141,16 +141,29 @@ func (w *worker) verifyAll() error {
 // verifyDeleted checks that what was acknowledged as deleted has not come back.
 func (w *worker) verifyDeleted() error {
 	for _, id := range w.deletedVolumes {
-		if _, err := w.machine.controller().ControllerGetVolume(background, &csi.ControllerGetVolumeRequest{VolumeId: id}); status.Code(err) != codes.NotFound {
-			return fmt.Errorf("%s was deleted, and is there: %v", id, err)
+		_, err := w.machine.controller().ControllerGetVolume(background, &csi.ControllerGetVolumeRequest{VolumeId: id})
+		if err := expectGone(id, err); err != nil {
+			return err
 		}
 	}
 	for _, id := range w.deletedSnapshots {
-		if _, err := w.machine.controller().GetSnapshot(background, &csi.GetSnapshotRequest{SnapshotId: id}); status.Code(err) != codes.NotFound {
-			return fmt.Errorf("%s was deleted, and is there: %v", id, err)
+		_, err := w.machine.controller().GetSnapshot(background, &csi.GetSnapshotRequest{SnapshotId: id})
+		if err := expectGone(id, err); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// expectGone is about the answer to a question after something deleted.
+func expectGone(id string, err error) error {
+	switch status.Code(err) {
+	case codes.NotFound:
+		return nil
+	case codes.OK:
+		return fmt.Errorf("%s was deleted, and is there", id)
+	}
+	return fmt.Errorf("%s was deleted: %w", id, err)
 }
 
 // choose picks a change that makes sense now: a name for the statistics, and

@@ -136,7 +136,7 @@ func (b *Backend) tryRelease(name string) (kept string, err error) {
 // pod would come to whatever the device holds next.
 func mountPoint(device *loop.Device) (string, error) {
 	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		found := m.Major == loop.Major && m.Minor == device.Number || path.Base(m.Root) == path.Base(device.Path())
+		found := m.Major == loop.Major && m.Minor == device.Number || isNode(m, device)
 		return !found, found
 	})
 	if err != nil {
@@ -146,4 +146,14 @@ func mountPoint(device *loop.Device) (string, error) {
 		return "", nil
 	}
 	return mounts[0].Mountpoint, nil
+}
+
+// isNode says whether a mount is a node of a device, bound to a file. It looks at
+// a path only where nodes are, on filesystems that never keep one waiting.
+func isNode(m *mountinfo.Info, device *loop.Device) bool {
+	if m.FSType != "devtmpfs" && m.FSType != "tmpfs" {
+		return false
+	}
+	var node unix.Stat_t
+	return unix.Lstat(m.Mountpoint, &node) == nil && node.Mode&unix.S_IFMT == unix.S_IFBLK && node.Rdev == unix.Mkdev(loop.Major, uint32(device.Number))
 }

@@ -212,6 +212,14 @@ func TestDeviceOfWhatIsSetAside(t *testing.T) {
 			}
 			return node, unix.Mount(mount.Source, node, "", unix.MS_BIND, "")
 		},
+		"another mount of its name": func(_ string, mount backend.Mount) (string, error) {
+			other := filepath.Join(testenv.TempDir(t), filepath.Base(mount.Source))
+			if err := os.Mkdir(other, 0o700); err != nil {
+				return "", err
+			}
+			t.Cleanup(func() { testenv.Unmount(t, other) })
+			return "", unix.Mount(other, other, "", unix.MS_BIND, "")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := testenv.TempDir(t)
