@@ -57,7 +57,7 @@ test-lvm: setup ## Run what needs thin pools, in a virtual machine unless the ke
 
 .PHONY: torture
 torture: setup ## Run the torture suite for long: the machine, killed and raced and filled (root)
-	$(GO) test $(TESTFLAGS) -v -count=1 ./test/torture -torture.scale 3
+	$(GO) test -v -count=1 -timeout 60m ./test/torture -torture.scale 3 # without the race detector, which "make test" has
 
 .PHONY: test-e2e
 test-e2e: setup ## Test the manifests, and the driver on a Kubernetes cluster made for it (root)
