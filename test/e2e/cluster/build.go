@@ -56,7 +56,7 @@ func (c Cluster) Build() error {
 	if err := c.goTool(append(append([]string{"test", "-c", "-o", c.Program("external.test")}, flags...), "./external")...); err != nil {
 		return err
 	}
-	gnu, err := c.machinePrograms("gnu-image", "dd")
+	gnu, err := c.machinePrograms("gnu-image", "dd", "dash")
 	if err != nil {
 		return err
 	}

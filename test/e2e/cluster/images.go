@@ -1,6 +1,9 @@
 package cluster
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"slices"
+)
 
 // image is a container image made of files of this machine.
 type image struct {
@@ -13,7 +16,8 @@ type image struct {
 
 // images are those that a cluster has from its start, under the names by which
 // manifests and Kubernetes' own tests ask for them. A missing one costs such a
-// test five minutes. gnu are programs of GNU, which do more than those of busybox.
+// test five minutes. gnu are programs that do more than those of busybox, and a
+// shell that finds them: that of busybox prefers its own.
 func images(bin string, versions map[string]string, gnu []file) []image {
 	program := func(name, program string) image {
 		return image{
@@ -46,7 +50,7 @@ func images(bin string, versions map[string]string, gnu []file) []image {
 		shell("registry.k8s.io/e2e-test-images/busybox:1.37.0-1"),
 		shell("registry.k8s.io/e2e-test-images/nginx:1.15-4"),
 		shell("registry.k8s.io/e2e-test-images/nginx:1.27-0"),
-		{name: "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0", files: append(busybox(), gnu...), cmd: []string{"sh"}},
+		{name: "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0", files: slices.Concat([]file{{path: "/bin/sh", link: "/usr/bin/dash"}}, busybox(), gnu), cmd: []string{"sh"}},
 		agnhost,
 	}
 }
