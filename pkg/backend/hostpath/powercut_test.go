@@ -146,14 +146,19 @@ func TestPowerCutAfterRecovery(t *testing.T) {
 			created := spec("directory", "created")
 			node.dieAt("sync", func(b *hostpath.Backend) { _, _ = b.CreateVolume(t.Context(), created, nil) })
 			node.cut("recovery from a creation", created.ID.String())
+			told := node.dieAt("sync", func(b *hostpath.Backend) { _, _ = b.ExpandVolume(t.Context(), created.ID, 2*created.Capacity) })
+			kept := node.cut("recovery from an expansion", created.ID.String())
+			if told, kept := told.Volumes[0].Capacity, kept.Volumes[0].Capacity; told != 2*created.Capacity || kept != told {
+				t.Errorf("it was told to have %d bytes, and has %d", told, kept)
+			}
 			deleteAll(t, node.b, node.root, created.ID)
 		})
 	}
 }
 
 // dieAt runs an operation in a process that dies at one of its steps, and
-// starts the next one.
-func (c *cuttable) dieAt(step string, operation func(b *hostpath.Backend)) {
+// starts the next one, which tells what there is.
+func (c *cuttable) dieAt(step string, operation func(b *hostpath.Backend)) backend.Inventory {
 	c.t.Helper()
 	c.step = func(name string) {
 		if name == step {
@@ -162,7 +167,7 @@ func (c *cuttable) dieAt(step string, operation func(b *hostpath.Backend)) {
 	}
 	operation(c.b)
 	c.step = nil
-	c.restart()
+	return c.restart()
 }
 
 // cuttable is a root directory on a filesystem whose power can be cut.

@@ -39,9 +39,10 @@ func (b *Backend) recover(ctx context.Context) (inventory backend.Inventory, err
 			return inventory, err
 		}
 	}
-	// A process that was killed may have renamed an object and not synced
-	// that. From here on others are told of it: it must not change any more.
-	for _, dir := range []string{".", volumesDir, snapshotsDir} {
+	// A process that was killed may have renamed an object, or a new record out
+	// of staging, and not synced that. From here on others are told of it: it must
+	// not change any more.
+	for _, dir := range []string{".", volumesDir, snapshotsDir, stagingDir} {
 		if err := syncFile(b.root, dir); err != nil {
 			return inventory, err
 		}

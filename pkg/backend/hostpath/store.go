@@ -162,15 +162,18 @@ func syncFile(root *os.Root, name string) error {
 	return stillWrites(file)
 }
 
-// absent is an extended attribute that nothing has.
-const absent = "user.snapdriver.absent"
+// absent is an extended attribute that nothing has, of a kind that every
+// filesystem with attributes has, and that may be removed when it is full.
+const absent = "trusted.snapdriver.absent"
 
 // stillWrites returns an error for a file on a filesystem that has failed. In
 // that moment fsync may return success: what was to be written was given up,
 // hence there is nothing left to write. (XFS when it shuts down; ext4 from when
 // its log is aborted until it is read-only, or when that happens within the
 // fsync.) To remove an attribute that is not there changes nothing, and yet
-// needs the log, which ext4 then refuses, as does XFS.
+// needs the log, which ext4 then refuses, as does XFS. A filesystem that has no
+// such attributes, or no room for the change, or keeps them from who is not root,
+// lives as far as this can tell.
 func stillWrites(file *os.File) error {
 	err := unix.Fremovexattr(int(file.Fd()), absent)
 	switch {

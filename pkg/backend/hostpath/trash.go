@@ -33,8 +33,10 @@ func (b *Backend) toTrash(name string) (trashed string, err error) {
 	if !b.spare.TryLock() {
 		return "", fmt.Errorf("the filesystem of %s is full and another deletion is making room; repeat the call later: %w", b.path, backend.ErrBusy)
 	}
-	b.step.At("exchange")
-	err = b.renameat2(name, spareDir, unix.RENAME_EXCHANGE)
+	if err = b.stock(); err == nil {
+		b.step.At("exchange")
+		err = b.renameat2(name, spareDir, unix.RENAME_EXCHANGE)
+	}
 	if err == nil {
 		b.step.At("remove spare")
 		if err = b.removeEmpty(name); err != nil {
@@ -49,15 +51,12 @@ func (b *Backend) toTrash(name string) (trashed string, err error) {
 	return spareDir, nil
 }
 
-// takeBack undoes toTrash.
+// takeBack undoes toTrash, but for the spare directory, which the next one makes.
 func (b *Backend) takeBack(trashed, name string) error {
 	if trashed == spareDir {
 		defer b.spare.Unlock()
 	}
-	if err := b.rename(trashed, name); err != nil || trashed != spareDir {
-		return err
-	}
-	return b.root.Mkdir(spareDir, 0o700)
+	return b.rename(trashed, name)
 }
 
 // removeEmpty removes a directory if it is empty, and nothing else.
@@ -90,7 +89,9 @@ func (b *Backend) removeTrash(paths ...string) {
 		moved, err := b.flatten(next)
 		paths = append(paths, moved...)
 		if next == spareDir {
-			b.restock(err)
+			if err := b.stock(); err != nil {
+				klog.ErrorS(err, "There is no spare directory; left to the next deletion on a full filesystem", "root", b.path)
+			}
 			b.spare.Unlock()
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -99,20 +100,20 @@ func (b *Backend) removeTrash(paths ...string) {
 	}
 }
 
-// restock makes a new spare directory where the old one could not be emptied, or
-// is not there. Without an empty one, deletions fail while there is no space, and
-// nothing worse: see toTrash.
-func (b *Backend) restock(emptied error) {
-	if emptied == nil {
-		return
+// stock makes sure that the spare directory is there, and empty. What could not
+// be removed from it goes into the trash, where there may be room by now.
+func (b *Backend) stock() error {
+	left, err := b.list(spareDir)
+	if len(left) > 0 {
+		err = b.root.Rename(spareDir, path.Join(trashDir, unique(spareDir)))
 	}
-	err := b.root.Rename(spareDir, path.Join(trashDir, unique(spareDir)))
+	if len(left) == 0 && err == nil {
+		return nil
+	}
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		err = b.root.Mkdir(spareDir, 0o700)
 	}
-	if err != nil {
-		klog.ErrorS(err, "Cannot make a spare directory; left to the next start", "root", b.path)
-	}
+	return err
 }
 
 // flatten removes a file or directory, but keeps the spare directory, and

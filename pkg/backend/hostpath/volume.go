@@ -160,11 +160,13 @@ func (b *Backend) expandVolume(ctx context.Context, id backend.VolumeID, capacit
 	return volume, b.loops.refresh(id, image)
 }
 
-// setCapacity replaces the record of a volume, unless it says so already.
+// setCapacity replaces the record of a volume, unless it says so already: then an
+// earlier try may have failed to make that durable.
 func (b *Backend) setCapacity(record volumeRecord, capacity int64) (backend.Volume, error) {
 	id := record.Volume.ID
 	if record.Volume.Capacity == capacity {
-		return record.Volume, nil
+		b.step.At("sync")
+		return record.Volume, syncFile(b.root, volumePath(id))
 	}
 	record.Volume.Capacity = capacity
 	staged := path.Join(stagingDir, unique(id.String()))
