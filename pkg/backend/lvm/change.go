@@ -63,6 +63,9 @@ func (b *Backend) settleWhole(ctx context.Context) (done bool, err error) {
 		}
 		resumed = resumed || this
 	}
+	if agree, err := b.agree(ctx); err != nil || agree {
+		return resumed, err
+	}
 	rows, err := report[row](ctx, b.runner, "lvs", "--options", rowFields, b.group)
 	if err != nil {
 		return false, err

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"unsafe"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/dm"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -120,10 +122,28 @@ func (b *Backend) empty(ctx context.Context, o object, device string) error {
 		if discarded {
 			return fmt.Errorf("an attempt to make its filesystem was cut off, and what it has written cannot be discarded (does the pool %s ignore discards?): delete the volume, and make a new one: %w", b.pool, backend.ErrPrecondition)
 		}
-		if err := b.runner.write(ctx, "blkdiscard", "--force", device); err != nil {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b.runner.step.At("discard " + device)
+		if err := discardDevice(device, o.size); err != nil {
 			return err
 		}
 	}
+}
+
+// discardDevice discards the first bytes of a device, as many as that.
+func discardDevice(path string, size int64) error {
+	device, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	stretch := [2]uint64{0, uint64(size)}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, device.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&stretch))); errno != 0 {
+		return fmt.Errorf("discard %s: %w", path, errno)
+	}
+	return nil
 }
 
 // flushDevice makes what was written to a device durable.

@@ -153,6 +153,7 @@ func TestSnapshotIsOfOneInstant(t *testing.T) {
 			first := make(chan struct{})
 			go func() { written <- count(file, &stop, first) }()
 			<-first
+			last := uint64(0)
 			for round := range rounds {
 				var copies []backend.VolumeID
 				for i := range 2 {
@@ -160,7 +161,11 @@ func TestSnapshotIsOfOneInstant(t *testing.T) {
 					copies = append(copies, f.create(name, profile, backend.Source{Snapshot: f.snapshot(name, id)}))
 				}
 				for _, id := range copies {
-					f.checkInstant(t, id)
+					now := f.checkInstant(t, id)
+					if now <= last {
+						t.Errorf("the counter stands at %d, and did at the last snapshot", now)
+					}
+					last = now
 				}
 			}
 			stop.Store(true)
@@ -197,7 +202,8 @@ func aligned() []byte {
 	return buffer[directs-past:][:directs]
 }
 
-func (f *fixture) checkInstant(t *testing.T, id backend.VolumeID) {
+// checkInstant returns what the counter was then.
+func (f *fixture) checkInstant(t *testing.T, id backend.VolumeID) uint64 {
 	t.Helper()
 	var content []byte
 	read := func(path string) {
@@ -219,8 +225,8 @@ func (f *fixture) checkInstant(t *testing.T, id backend.VolumeID) {
 	}
 	for place := 1; place < places; place++ {
 		if seen[place] > seen[place-1] || seen[0]-seen[place] > 1 || seen[place] == 0 {
-			t.Errorf("%s is of no one instant: %d", id, seen)
-			return
+			t.Fatalf("%s is of no one instant: %d", id, seen)
 		}
 	}
+	return seen[0]
 }

@@ -2,6 +2,7 @@ package lvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -101,18 +102,18 @@ func (p *pool) extendIfDue(ctx context.Context) error {
 		return err
 	}
 	free := row.GroupFree
-	if metadata { // first, for a pool without them is worse off than a full one
+	var failed [2]error // neither keeps the other from being tried
+	if metadata {       // first, for a pool without them is worse off than a full one
 		// The metadata have a spare of the same size, which grows with them.
 		by := p.step(state.Metadata.Total*dm.MetadataBlock, free/2)
-		if err := p.extend(ctx, "--poolmetadatasize", by); err != nil {
-			return err
+		if failed[0] = p.extend(ctx, "--poolmetadatasize", by); failed[0] == nil {
+			free -= 2 * by
 		}
-		free -= 2 * by
 	}
 	if data {
-		return p.extend(ctx, "--size", p.step(state.size, free))
+		failed[1] = p.extend(ctx, "--size", p.step(state.size, free))
 	}
-	return nil
+	return errors.Join(failed[:]...)
 }
 
 // step returns by how much something of that size is to be extended, in bytes:

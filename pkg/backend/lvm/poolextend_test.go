@@ -1,6 +1,8 @@
 package lvm
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -28,6 +30,41 @@ func TestExtension(t *testing.T) {
 		t.Errorf("the pool has %s, %v", size(state.size), err)
 	}
 	expectReasons(t, p)
+}
+
+// TestExtensionOfMetadata: what is due is extended, and the other is not. Metadata
+// that cannot be extended do not keep data from it.
+func TestExtensionOfMetadata(t *testing.T) {
+	made := testenv.ThinPool(t, testenv.PoolOptions{Disk: 128 * mib, Data: 64 * mib, Metadata: 4 * mib})
+	p := guarded(t, made, PoolLimits{Extension: Extension{AtPercent: 5, ByPercent: 100}})
+	if err := p.makeVolume(t, "volume", 64*mib); err != nil {
+		t.Fatal(err)
+	}
+	before, err := p.state()
+	if err != nil || !reached(before.Metadata, 5) || reached(before.Data, 5) {
+		t.Fatalf("the pool is not as this test needs it: %+v, %v", before, err)
+	}
+	if err := p.extendIfDue(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := p.state()
+	if err != nil || after.Metadata.Total != 2*before.Metadata.Total || after.size != before.size {
+		t.Errorf("it was %+v and is %+v, %v", before, after, err)
+	}
+
+	free, err := strconv.Atoi(strings.TrimSpace(made.LVM(t, "vgs", "--noheadings", "--options", "vg_free_count", made.Group)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.LVM(t, "lvcreate", "--extents", fmt.Sprint(free-1), "--name", "other", made.Group) // one is too little for metadata and their spare
+	if err := p.write(t, "volume", 32*mib); err != nil {
+		t.Fatal(err)
+	}
+	p.limits.Extension.AtPercent = 1
+	expectExhausted(t, p.extendIfDue(t.Context()), "vgextend")
+	if last, err := p.state(); err != nil || last.size <= after.size {
+		t.Errorf("the data have %s, as before: %v", size(last.size), err)
+	}
 }
 
 func TestExtensionTakesWhatIsLeft(t *testing.T) {

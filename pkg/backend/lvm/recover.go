@@ -44,22 +44,20 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 // objects that are whole. What cannot be finished is added to the damaged.
 func (b *Backend) finish(ctx context.Context, found *contents, cutOff []string) (served []object, err error) {
 	for _, o := range found.objects {
+		var err error
 		if slices.Contains(cutOff, o.id) {
-			if err := b.discard(ctx, o); err != nil {
-				return nil, err
+			if err = b.discard(ctx, o); err == nil {
+				b.pool.removed(o.taken())
+				continue
 			}
-			b.pool.removed(o.promise())
+		} else if o, err = b.mend(ctx, o); err == nil {
+			served = append(served, o)
 			continue
 		}
-		whole, err := b.mend(ctx, o)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return nil, ctx.Err()
-		case err != nil:
-			found.damaged[o.id] = err
-		default:
-			served = append(served, whole)
 		}
+		found.damaged[o.id] = err
 	}
 	return served, nil
 }
@@ -126,9 +124,7 @@ func (b *Backend) sort(rows []row) contents {
 			found.damaged[r.Name] = err
 			continue
 		}
-		if o.kind == kindVolume {
-			found.promised += r.Size
-		}
+		found.promised += o.taken()
 		found.objects = append(found.objects, o)
 	}
 	return found

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/snapdriver/snapdriver/internal/dm"
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
@@ -69,6 +70,13 @@ func measure(t *testing.T, number int) map[string]cost {
 	of("detach", func() { fatal(f.Detach(t.Context(), id)) })
 	of("delete snapshot", func() { fatal(f.DeleteSnapshot(t.Context(), snapshot)) })
 	of("delete", func() { fatal(f.DeleteVolume(t.Context(), clone)) })
+	of("refused", func() {
+		device := open(t, f.attach(id).Source)
+		if err := f.DeleteVolume(t.Context(), id); err == nil {
+			t.Error("a volume in use was deleted")
+		}
+		device.Close()
+	})
 	of("absent", func() { fatal(f.DeleteVolume(t.Context(), backend.NewVolumeID("node", "absent"))) })
 	of("questions", func() {
 		_, err := f.Available(t.Context(), profiles["block"].Profile)
@@ -83,13 +91,18 @@ func measure(t *testing.T, number int) map[string]cost {
 	return costs
 }
 
-// fill puts volumes of ours into the metadata of the volume group, all by one
-// command: lvcreate would take minutes. The pool does not know them, and they
-// go when the test ends.
+// fill puts volumes of ours into the pool and into the metadata of the volume
+// group, the latter all by one command: lvcreate would take minutes. They go when
+// the test ends.
 func (f *fixture) fill(number int) {
 	f.Helper()
 	dir := testenv.TempDir(f)
 	before, after := filepath.Join(dir, "before"), filepath.Join(dir, "after")
+	for i := range number {
+		if err := dm.Message(dm.Name(f.at.Group, f.at.Name), fmt.Sprintf("create_thin %d", i+1)); err != nil {
+			f.Fatal(err)
+		}
+	}
 	f.at.LVM(f, "vgchange", "--activate", "n", f.at.Group)
 	f.at.LVM(f, "vgcfgbackup", "--file", before, f.at.Group)
 	text, err := os.ReadFile(before)

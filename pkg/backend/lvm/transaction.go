@@ -35,7 +35,7 @@ import (
 //
 // So, at the start and after a command has failed, the kernel's devices are
 // compared with the logical volumes, and what none of them accounts for is
-// deleted.
+// deleted. After a failure they are first counted, for most have another reason.
 
 // disagreement is where the kernel and the volume group differ.
 type disagreement struct {
@@ -87,9 +87,29 @@ func (b *Backend) compare(rows []row) (disagreement, error) {
 	return found, nil
 }
 
+// agree says whether kernel and volume group have the same transaction, and as
+// many devices: then there is nothing to settle. lvm prints one line for it, and
+// not one for each logical volume, as for compare.
+func (b *Backend) agree(ctx context.Context) (bool, error) {
+	state, err := b.pool.state()
+	if err != nil {
+		return false, err
+	}
+	pools, err := report[struct {
+		Transaction number `json:"transaction_id"`
+		Devices     number `json:"thin_count"`
+	}](ctx, b.runner, "lvs", "--options", "transaction_id,thin_count", b.pool.String())
+	if err != nil || len(pools) != 1 {
+		return false, err
+	}
+	devices, err := thinmeta.Devices(dm.Path(dm.Name(b.group, b.thinPool+"_tmeta")))
+	return err == nil && uint64(pools[0].Transaction) == state.TransactionID && int(pools[0].Devices) == len(devices), err
+}
+
 // orphans returns the devices that lvm has made and does not know. lvm makes one
 // device in a transaction. Those of which several were made in one are another
-// program's, which uses the pool without lvm and its transactions.
+// program's, which uses the pool without lvm and its transactions. (A single one
+// of such a program's cannot be told from lvm's: docs/lvm.md warns of it.)
 func orphans(devices []thinmeta.Device, known map[uint64]bool) (orphans []uint64) {
 	made := map[uint64]int{}
 	for _, device := range devices {
