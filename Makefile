@@ -53,7 +53,7 @@ test-unit: ## Run what needs neither root nor a minute
 
 .PHONY: test-lvm
 test-lvm: setup ## Run what needs thin pools, in a virtual machine unless the kernel has them
-	SNAPDRIVER_REQUIRE_LVM=1 $(GO) test -v -p 1 -count=1 -timeout 60m -run 'TestGuest|TestPowerCut/lvm' ./test/vm ./test/torture
+	SNAPDRIVER_REQUIRE_ALL=1 SNAPDRIVER_REQUIRE_LVM=1 $(GO) test -v -p 1 -count=1 -timeout 60m -run 'TestGuest|TestPowerCut/lvm' ./test/vm ./test/torture
 
 .PHONY: torture
 torture: setup ## Run the torture suite for long: the machine, killed and raced and filled (root)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 )
@@ -83,6 +84,19 @@ func TempDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// Context is the context of a test, and ends a minute before the test's time is
+// up: what hangs can be shown then.
+func Context(t *testing.T) context.Context {
+	t.Helper()
+	deadline, has := t.Deadline()
+	if !has {
+		return t.Context()
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), deadline.Add(-time.Minute))
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // Run runs a program and fails t, with what it printed, when it fails.

@@ -72,7 +72,7 @@ func newGuest(t *testing.T, s guestStorage) *guest {
 func (g *guest) boot() {
 	g.t.Helper()
 	began := time.Now()
-	vm, err := g.image.Boot(g.t.Context(), g.config)
+	vm, err := g.image.Boot(testenv.Context(g.t), g.config)
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -77,6 +77,16 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// workUntilCut has the machine die after some time, and of nothing else.
+func (g *guest) workUntilCut(after time.Duration, workers []*worker, do func(*worker)) {
+	timer := time.AfterFunc(after, g.vm.Kill)
+	forAll(workers, do)
+	if timer.Stop() {
+		err := g.vm.Run(testvm.Command{Args: []string{"true"}}) // shows the console of a machine that has died
+		g.t.Errorf("the driver, or the machine, has died before the power was cut: %v", err)
+	}
+}
+
 func testPowerCut(t *testing.T, s guestStorage) {
 	random := newRandom(t)
 	g := newGuest(t, s)
@@ -93,16 +103,14 @@ func testPowerCut(t *testing.T, s guestStorage) {
 		// recovers. A busy machine gets more time.
 		moment := time.Duration(random.Int64N(int64(2 * g.bootTime)))
 		if random.IntN(4) == 0 {
-			time.AfterFunc(moment, g.vm.Kill)
-			forAll(workers, func(w *worker) {
+			g.workUntilCut(moment, workers, func(w *worker) {
 				if w.verify(mayDie) {
 					w.work()
 				}
 			})
 		} else {
 			forAll(workers, func(w *worker) { w.verify(mustLive) })
-			time.AfterFunc(moment, g.vm.Kill)
-			forAll(workers, (*worker).work)
+			g.workUntilCut(moment, workers, (*worker).work)
 		}
 		g.cut(random)
 		if t.Failed() {

@@ -7,9 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/internal/testvm"
@@ -19,28 +19,38 @@ import (
 type suite struct {
 	name     string
 	packages []string // of this module
-	run      string   // a pattern of those of their tests that run; empty for all
+	tests    []string // those of their tests that run, a subtest perhaps; empty: all
 	skip     string   // a pattern of those that do not
 }
 
 // suites are all that run in guests.
 var suites = []suite{
-	{name: "ext4", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^ext4$"},
+	{name: "ext4", packages: []string{"pkg/backend/lvm"}, tests: []string{"TestConformance/ext4"}},
 	{name: "lvm", packages: []string{"pkg/backend/lvm"}, skip: "^TestConformance$"},
-	{name: "xfs", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^xfs$"},
-	{name: "btrfs", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^btrfs$"},
-	{name: "block", packages: []string{"pkg/backend/lvm"}, run: "^TestConformance$/^block$"},
-	{name: "books", packages: []string{"test/torture"}, run: "^Test(Books|Kill)$"},
-	{name: "torture", packages: []string{"test/torture"}, run: "^Test(DieAtEachStep|PublishTable|RaceSameName|Reboot)$"},
-	{name: "failing disks", packages: []string{"test/torture"}, run: "^Test(FilesystemFails|UnreadableFile)$"},
+	{name: "xfs", packages: []string{"pkg/backend/lvm"}, tests: []string{"TestConformance/xfs"}},
+	{name: "btrfs", packages: []string{"pkg/backend/lvm"}, tests: []string{"TestConformance/btrfs"}},
+	{name: "block", packages: []string{"pkg/backend/lvm"}, tests: []string{"TestConformance/block"}},
+	{name: "books", packages: []string{"test/torture"}, tests: []string{"TestBooks", "TestKill"}},
+	{name: "torture", packages: []string{"test/torture"}, tests: []string{"TestCommandsOfLVM", "TestDieAtEachStep", "TestPublishTable", "TestRaceSameName", "TestReboot"}},
+	{name: "failing disks", packages: []string{"test/torture"}, tests: []string{"TestFilesystemFails", "TestUnreadableFile"}},
 	{name: "csi-sanity", packages: []string{"test/sanity"}},
-	{name: "compatibility", packages: []string{"test/compat"}, run: "^TestLVM$"},
+	{name: "compatibility", packages: []string{"test/compat"}, tests: []string{"TestLVM"}},
 	{name: "pool-full", packages: []string{"test/poolfull"}},
-	{name: "command", packages: []string{"cmd/snapdriver"}, run: "LVM|^TestDemoInterrupted"},
+	{name: "command", packages: []string{"cmd/snapdriver"}, tests: []string{
+		"TestDemoOnLVM", "TestInterruptedDemoOnLVM", "TestDemoInterruptedWhileItMakesItsPool", "TestLVMInit", "TestWrongUseOfLVM",
+	}},
 	{name: "container", packages: []string{"test/container"}},
-	{name: "privileges", packages: []string{"test/privileges"}, run: "^TestLVM$"},
-	{name: "grow", packages: []string{"pkg/driver"}, run: "^(TestExpand|TestGrowFar|TestLargerRestore|TestStageGoesOn)$"}, // needs CAP_SYS_RESOURCE
+	{name: "privileges", packages: []string{"test/privileges"}, tests: []string{"TestLVM"}},
+	{name: "grow", packages: []string{"pkg/driver"}, tests: []string{"TestExpand", "TestGrowFar", "TestLargerRestore", "TestStageGoesOn"}}, // needs CAP_SYS_RESOURCE
 	{name: "kernel", packages: []string{"internal/testenv", "internal/dm", "internal/thinmeta"}},
+}
+
+// pattern is what -test.run makes of the tests.
+func (s suite) pattern() string {
+	if len(s.tests) == 1 {
+		return "^" + strings.ReplaceAll(s.tests[0], "/", "$/^") + "$"
+	}
+	return "^(" + strings.Join(s.tests, "|") + ")$"
 }
 
 const (
@@ -49,8 +59,11 @@ const (
 	driver   = "snapdriver"
 )
 
-// passed is how a test binary reports one that has run, under -test.v.
-var passed = regexp.MustCompile(`(?m)^--- PASS: `)
+// ended is how a test binary reports one that has run, under -test.v.
+var ended = regexp.MustCompile(`(?m)^ *--- (PASS|SKIP): (\S+) \(`)
+
+// skips are the tests that have nothing to do in a guest.
+var skips = []string{"TestKernelWithoutDeviceMapper"}
 
 // TestGuest runs each suite in a guest of its own, as many at a time as there
 // are processors. Where the kernel has thin pools and SNAPDRIVER_REQUIRE_LVM=1
@@ -69,12 +82,7 @@ func TestGuest(t *testing.T) {
 			if !native {
 				t.Parallel()
 			}
-			ctx := t.Context()
-			if deadline, has := t.Deadline(); has { // a guest that hangs shows its console before that
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithDeadline(ctx, deadline.Add(-time.Minute))
-				defer cancel()
-			}
+			ctx := testenv.Context(t)
 			execute := here(ctx, dir)
 			if !native {
 				execute = inGuest(t, ctx, dir, suite)
@@ -124,13 +132,29 @@ func inGuest(t *testing.T, ctx context.Context, dir string, suite suite) executo
 func runTests(t *testing.T, execute executor, pkg string, suite suite) {
 	t.Helper()
 	var out strings.Builder
-	err := execute(binary(pkg), []string{"-test.v", "-test.timeout=" + patience, "-test.run=" + suite.run, "-test.skip=" + suite.skip},
-		[]string{"SNAPDRIVER_REQUIRE_ALL=1", "SNAPDRIVER_REQUIRE_LVM=1"}, io.MultiWriter(t.Output(), &out))
+	arguments := []string{"-test.v", "-test.timeout=" + patience, "-test.skip=" + suite.skip}
+	if len(suite.tests) > 0 {
+		arguments = append(arguments, "-test.run="+suite.pattern())
+	}
+	err := execute(binary(pkg), arguments, []string{"SNAPDRIVER_REQUIRE_ALL=1", "SNAPDRIVER_REQUIRE_LVM=1"}, io.MultiWriter(t.Output(), &out))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !passed.MatchString(out.String()) {
+	var passed []string
+	for _, test := range ended.FindAllStringSubmatch(out.String(), -1) {
+		if test[1] == "PASS" {
+			passed = append(passed, test[2])
+		} else if !slices.Contains(skips, test[2]) {
+			t.Errorf("%s: %s was skipped", pkg, test[2])
+		}
+	}
+	if len(passed) == 0 {
 		t.Errorf("%s: no test has run", pkg)
+	}
+	for _, test := range suite.tests {
+		if !slices.Contains(passed, test) {
+			t.Errorf("%s: %s has not run", pkg, test)
+		}
 	}
 }
 
