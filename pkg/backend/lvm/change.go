@@ -32,7 +32,11 @@ func (b *Backend) change(ctx context.Context, command string, arguments ...strin
 		if err == nil && (command == "lvextend" || stateErr != nil || b.hasCounted(before)) {
 			return nil
 		}
-		settled, settleErr := b.settleWhole(ctx)
+		if err != nil && errors.Is(err, ctx.Err()) {
+			return err // it was not begun
+		}
+		// Also when nobody waits any more: a device may be suspended.
+		settled, settleErr := b.settleWhole(context.WithoutCancel(ctx))
 		if settleErr != nil {
 			return errors.Join(err, fmt.Errorf("%w: %w", errUnsettled, settleErr))
 		}
