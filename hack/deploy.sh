@@ -66,7 +66,8 @@ explain() {
     while read -r pod container why; do
         found=yes
         echo "deploy: container $container of $pod $why"
-        [ "$container" = - ] || kubectl -n "$namespace" logs "$pod" -c "$container" --tail=5 2>/dev/null | sed 's/^/    /'
+        # One that never ran has none, which is no reason not to speak of the others.
+        [ "$container" = - ] || kubectl -n "$namespace" logs "$pod" -c "$container" --tail=5 2>/dev/null | sed 's/^/    /' || true
     done < <(kubectl -n "$namespace" get pods -l "$ours" -o "go-template=$problem")
     [ -n "$found" ] || kubectl -n "$namespace" get events --field-selector type=Warning
 }

@@ -153,11 +153,11 @@ func (e *examples) ephemeral() {
 	})
 }
 
-// scheduled runs the job twice within its hour: the second snapshot takes the
-// place of the first.
+// scheduled runs the job twice within one period, which is longer than an hour
+// here: the second snapshot takes the place of the first.
 func (e *examples) scheduled() {
 	e.Helper()
-	e.apply("scheduled.yaml")
+	e.apply("scheduled.yaml", `"3600"`, `"360000000"`)
 	hourly := func() string {
 		all := e.kubectl("get", "volumesnapshots", "-o", `jsonpath={range .items[*]}{.metadata.name} {.metadata.uid}{"\n"}{end}`)
 		var found []string
@@ -203,17 +203,20 @@ func (e *examples) namespaceUser() {
 	team := e.name + "-team"
 	e.apply("namespace-user.yaml", "name: team", "name: "+team, "namespace: team", "namespace: "+team)
 	e.Cleanup(func() { e.kubectl("delete", "namespace", team) })
-	for _, ask := range []struct{ namespace, verb, resource, want string }{
-		{team, "create", "volumesnapshots.snapshot.storage.k8s.io", "yes"},
-		{team, "delete", "volumesnapshots.snapshot.storage.k8s.io", "yes"},
-		{team, "create", "persistentvolumeclaims", "yes"},
-		{e.name, "get", "volumesnapshots.snapshot.storage.k8s.io", "no"},
-		{team, "get", "volumesnapshotcontents.snapshot.storage.k8s.io", "no"},
+	e.kubectl("create", "rolebinding", "guests", "--namespace="+team, "--clusterrole=view", "--serviceaccount="+team+":guest")
+	for _, ask := range []struct{ user, namespace, verb, resource, want string }{
+		{"developer", team, "create", "volumesnapshots.snapshot.storage.k8s.io", "yes"},
+		{"developer", team, "delete", "volumesnapshots.snapshot.storage.k8s.io", "yes"},
+		{"developer", team, "create", "persistentvolumeclaims", "yes"},
+		{"developer", e.name, "get", "volumesnapshots.snapshot.storage.k8s.io", "no"},
+		{"developer", team, "get", "volumesnapshotcontents.snapshot.storage.k8s.io", "no"},
+		{"guest", team, "get", "volumesnapshots.snapshot.storage.k8s.io", "yes"},
+		{"guest", team, "create", "volumesnapshots.snapshot.storage.k8s.io", "no"},
 	} {
 		answer, _ := kubectl("-n", ask.namespace, "auth", "can-i", ask.verb, ask.resource, // "no" is exit status 1
-			"--as=system:serviceaccount:"+team+":developer")
+			"--as=system:serviceaccount:"+team+":"+ask.user)
 		if answer != ask.want {
-			e.Errorf("may the developer %s %s in %s? %q, want %s", ask.verb, ask.resource, ask.namespace, answer, ask.want)
+			e.Errorf("may the %s %s %s in %s? %q, want %s", ask.user, ask.verb, ask.resource, ask.namespace, answer, ask.want)
 		}
 	}
 }

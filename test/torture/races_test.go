@@ -66,9 +66,16 @@ func expectOne(t testing.TB, ask func(which int) (id string, err error)) (id str
 		ids[i], err = ask(i % 2)
 		return err
 	}
+	first := -1
 	for i, err := range atOnce(calls, try) {
-		if expectCode(t, err, codes.OK, codes.AlreadyExists, codes.Aborted); err == nil {
-			id = ids[i]
+		if expectCode(t, err, codes.OK, codes.AlreadyExists, codes.Aborted); err != nil {
+			continue
+		}
+		if first < 0 {
+			first, id = i, ids[i]
+		}
+		if i%2 != first%2 || ids[i] != id {
+			t.Errorf("call %d got %q and call %d %q: there is to be one", first, id, i, ids[i])
 		}
 	}
 	settled := atOnce(2, try)

@@ -104,7 +104,7 @@ func (b *Backend) emptyStaging() error {
 	if err != nil {
 		return err
 	}
-	rubbish := []string{spareDir}
+	var rubbish []string
 	b.spare.Lock() // until it is seen to be empty
 	for _, name := range staged {
 		b.step.At("empty staging")
@@ -123,6 +123,7 @@ func (b *Backend) emptyStaging() error {
 	for _, name := range trash {
 		rubbish = append(rubbish, path.Join(trashDir, name))
 	}
+	rubbish = append(rubbish, spareDir) // what is last goes first
 	b.background.Go(func() { b.removeTrash(rubbish...) })
 	return nil
 }

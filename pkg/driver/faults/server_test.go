@@ -254,6 +254,8 @@ func TestError(t *testing.T) {
 		b.restart(enabled)
 		try("d", twice, codes.ResourceExhausted, codes.ResourceExhausted, codes.OK)
 		try("a", twice, codes.OK)
+		try("e", "error=ABORTED:5", codes.Aborted, codes.Aborted, codes.Aborted)
+		try("e", twice, codes.OK)
 	}
 	b.Stop()
 }
