@@ -26,6 +26,15 @@ up() {
         for ((i = 0; i < workers; i++)); do echo '- role: worker'; done
     } | kind create cluster --name "$name" --config - --wait 3m
 
+    # A node sees the loop devices that there were when it was made. The driver
+    # makes the nodes that it needs, the kubelet, which takes devices of its own
+    # for raw block volumes, does not.
+    local node
+    for node in $(kind get nodes --name "$name"); do
+        # shellcheck disable=SC2016 # these are variables of the node's shell
+        docker exec "$node" sh -c 'for i in $(seq 0 127); do [ -e /dev/loop$i ] || mknod /dev/loop$i b 7 "$i"; done'
+    done
+
     # The tag that the manifests name, so that they apply as they are: an image
     # that is on the node is not pulled.
     local image
