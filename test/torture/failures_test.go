@@ -53,11 +53,14 @@ func TestFilesystemFails(t *testing.T) {
 				w.machine = onFailing{local{b}, d}
 			}
 			for range 2 * *scale {
+				failed := make(chan struct{})
 				time.AfterFunc(upTo(random, 500*time.Millisecond), func() {
+					defer close(failed)
 					d.failing.Store(true)
 					f.happen(d)
 				})
 				forAll(workers, (*worker).workUntilAnyError)
+				<-failed
 				b.expectAlive(workers)
 				b.Kill()
 				b.takeAway()
