@@ -8,8 +8,15 @@ import (
 	"sync"
 )
 
-// sectorSize is what a disk writes whole or not at all, in bytes.
-const sectorSize = 512
+const (
+	// sectorSize is what writes are multiples of, in bytes.
+	sectorSize = 512
+
+	// blockSize is what a disk writes whole or not at all, in bytes, as disks do
+	// today. ext4 relies on it: there is one checksum over the two sectors of its
+	// superblock, which each mount writes.
+	blockSize = 4096
+)
 
 // Disk is a disk with a volatile write cache, in a file. QEMU alone has no such
 // cache: what it has acknowledged lies in the page cache of the host, which
@@ -23,10 +30,10 @@ type Disk struct {
 	undo  []before // of the writes since the last flush, the last one at the end
 }
 
-// before is what a sector held before it was written.
+// before is what a block, or the part of it that was written, held before that.
 type before struct {
-	sector  int64
-	content [sectorSize]byte
+	offset  int64
+	content []byte
 }
 
 // NewDisk makes a disk of a size in bytes in a new file.
@@ -42,7 +49,7 @@ func NewDisk(path string, size int64) (*Disk, error) {
 func (d *Disk) Close() { _ = d.file.Close() }
 
 // Cut is the power cut, to be called when no machine runs with the disk: of the
-// sectors that were written and not flushed, some are lost. In order, these are
+// blocks that were written and not flushed, some are lost. In order, these are
 // the last ones; else any, for disks may write in an order of their own.
 func (d *Disk) Cut(random *rand.Rand, inOrder bool) (lost, of int, err error) {
 	d.mutex.Lock()
@@ -52,7 +59,7 @@ func (d *Disk) Cut(random *rand.Rand, inOrder bool) (lost, of int, err error) {
 		if inOrder && index < last || !inOrder && random.IntN(2) == 0 {
 			continue
 		}
-		if _, err := d.file.WriteAt(written.content[:], written.sector*sectorSize); err != nil {
+		if _, err := d.file.WriteAt(written.content, written.offset); err != nil {
 			return 0, 0, err
 		}
 		lost++
@@ -72,12 +79,14 @@ func (d *Disk) write(data []byte, offset int64) error {
 	}
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
-	for sector := offset / sectorSize; sector < (offset+int64(len(data)))/sectorSize; sector++ {
-		was := before{sector: sector}
-		if _, err := d.file.ReadAt(was.content[:], sector*sectorSize); err != nil {
+	for at, end := offset, offset+int64(len(data)); at < end; {
+		next := min(end, at-at%blockSize+blockSize)
+		was := before{at, make([]byte, next-at)}
+		if _, err := d.file.ReadAt(was.content, at); err != nil {
 			return err
 		}
 		d.undo = append(d.undo, was)
+		at = next
 	}
 	_, err := d.file.WriteAt(data, offset)
 	return err

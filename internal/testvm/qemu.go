@@ -56,7 +56,7 @@ func arguments(image *Image, programs, console string, disks int) []string {
 	for index := range disks {
 		arguments = append(arguments,
 			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,file.driver=nbd,file.server.type=fd,file.server.str=%d", index, descriptor),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d", index))
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d,physical_block_size=%d", index, blockSize))
 		descriptor++
 	}
 	return arguments

@@ -119,12 +119,12 @@ func TestPowerCut(t *testing.T) {
 	run("head -c 1M /dev/zero | tr '\\0' b | dd iflag=fullblock oflag=direct bs=1M of=" + device + " seek=1")
 	vm.Kill()
 	lost, of, err := disk.Cut(rand.New(rand.NewPCG(1, 1)), false)
-	if err != nil || of != 2048 || lost < 512 || lost > 1536 {
-		t.Errorf("%d of %d sectors lost, want about half of 2048: %v", lost, of, err)
+	if err != nil || of != 256 || lost < 64 || lost > 192 {
+		t.Errorf("%d of %d blocks lost, want about half of 256: %v", lost, of, err)
 	}
 	vm = boot(t, t.Context(), config)
 	got := run("for letter in a b; do tr -c -d $letter <" + device + " | wc -c; done")
-	if want := fmt.Sprintf("%d\n%d\n", 1<<20, (of-lost)*512); got != want {
+	if want := fmt.Sprintf("%d\n%d\n", 1<<20, (of-lost)*4096); got != want {
 		t.Errorf("bytes of each kind: %q, want %q", got, want)
 	}
 }

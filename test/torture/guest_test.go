@@ -127,7 +127,7 @@ func (g *guest) cut(random *rand.Rand) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.t.Logf("power cut: %d of %d sectors that were not flushed are lost", lost, of)
+	g.t.Logf("power cut: %d of %d blocks that were not flushed are lost", lost, of)
 }
 
 // sh runs a script in the guest and returns what it prints.
