@@ -71,7 +71,7 @@ test-external: setup ## Run all of Kubernetes' own storage tests that apply, an 
 REPORTS := $(CURDIR)/.cache/conformance
 
 .PHONY: conformance
-conformance: setup ## Run the tests of others, two hours or so, and write docs/conformance.md
+conformance: setup ## Run the tests of others, an hour or so, and write docs/conformance.md
 	mkdir -p $(REPORTS)
 	$(E2E) $(GO) test -v -count=1 -timeout 6h -run External . -all -reports=$(REPORTS)
 	$(GO) test -v -count=1 -timeout 30m ./test/sanity >$(REPORTS)/sanity.log

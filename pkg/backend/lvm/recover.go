@@ -44,7 +44,6 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 // objects that are whole. What cannot be finished is added to the damaged.
 func (b *Backend) finish(ctx context.Context, found *contents, cutOff []string) (served []object, err error) {
 	for _, o := range found.objects {
-		var err error
 		if slices.Contains(cutOff, o.id) {
 			if err = b.discard(ctx, o); err == nil {
 				b.pool.removed(o.taken())
