@@ -36,6 +36,14 @@ func newClient(b testing.TB, filesystem, layout string) *client {
 	return c
 }
 
+// within has what fails, until outside is called, fail b, a part of the client's
+// benchmark.
+func (c *client) within(b testing.TB) (outside func()) {
+	whole := c.b
+	c.b = b
+	return func() { c.b = whole }
+}
+
 // newFilesystem makes a filesystem in a file or, with SNAPDRIVER_BENCH_DIR, takes
 // a directory of the one that is mounted there under the name of its kind.
 func newFilesystem(b testing.TB, kind string) string {

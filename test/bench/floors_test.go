@@ -95,14 +95,20 @@ func (f *floors) subvolume() contender {
 
 // extraction is tar's, of an archive of its own.
 func (f *floors) extraction() contender {
-	archive := filepath.Join(f.c.dir, "floor.tar")
-	if _, err := os.Stat(archive); err != nil {
-		testenv.Run(f.c.b, "tar", "-C", f.data, "-Scf", archive, ".")
-	}
+	archive := f.archive()
 	return contender{name: "tar-x", prepare: func() (run, undo func()) {
 		mustMkdir(f.c.b, f.made)
 		return func() { testenv.Run(f.c.b, "tar", "-C", f.made, "-xf", archive) }, f.remove
 	}}
+}
+
+// archive is what tar makes of the tree, once.
+func (f *floors) archive() (path string) {
+	path = filepath.Join(f.c.dir, "floor.tar")
+	if _, err := os.Stat(path); err != nil {
+		testenv.Run(f.c.b, "tar", "-C", f.data, "-Scf", path, ".")
+	}
+	return path
 }
 
 // removal is rm, of a copy of the tree.
@@ -111,6 +117,14 @@ func (f *floors) removal() contender {
 		testenv.Run(f.c.b, "cp", "-a", "--reflink=auto", f.data, f.made)
 		return func() { testenv.Run(f.c.b, "rm", "-rf", f.made) }, nil
 	}}
+}
+
+// writing writes an archive of the tree that is already there into one file, and
+// syncs it: no archive can be durable sooner.
+func (f *floors) writing() contender {
+	floor := f.command("dd-fsync", "dd", "if="+f.archive(), "of="+f.made, "bs=1M", "conv=fsync", "status=none")
+	floor.durable = true
+	return floor
 }
 
 // cloning is one FICLONE of a volume's image, an fsync of the clone and one of
@@ -124,6 +138,43 @@ func (c *client) cloning(volume string) contender {
 		}, func() { c.check(os.Remove(made)) }
 	}}
 }
+
+// committing is the same, but so that the clone gets its name when all of it is
+// durable, and with a record beside it: staged, synced, renamed, synced.
+func (c *client) committing(volume string) contender {
+	staged, committed := filepath.Join(c.dir, "floor.new"), filepath.Join(c.dir, "floor")
+	return contender{name: "ficlone+commit", durable: true, prepare: func() (run, undo func()) {
+		return func() {
+			mustMkdir(c.b, staged)
+			c.cloneFile(c.data(volume), filepath.Join(staged, "image"), true)
+			c.check(os.WriteFile(filepath.Join(staged, "record"), make([]byte, 400), 0o600))
+			c.syncFile(filepath.Join(staged, "record"))
+			c.syncFile(staged)
+			c.check(os.Rename(staged, committed))
+			c.syncFile(c.dir)
+		}, func() { c.check(os.RemoveAll(committed)) }
+	}}
+}
+
+// freezing flushes, freezes and thaws the filesystem mounted at a target.
+func (c *client) freezing(target string) contender {
+	return contender{name: "freeze", durable: true, prepare: func() (run, undo func()) {
+		return func() {
+			mount, err := os.Open(target)
+			c.check(err)
+			defer mount.Close()
+			c.check(unix.Syncfs(int(mount.Fd())))
+			c.check(unix.IoctlSetInt(int(mount.Fd()), fifreeze, 0))
+			c.check(unix.IoctlSetInt(int(mount.Fd()), fithaw, 0))
+		}, nil
+	}}
+}
+
+// The ioctls of linux/fs.h, which package unix does not have.
+const (
+	fifreeze = 0xc0045877
+	fithaw   = 0xc0045878
+)
 
 func (c *client) cloneFile(source, made string, sync bool) {
 	from, err := os.Open(source)

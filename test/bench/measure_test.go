@@ -26,8 +26,7 @@ type contender struct {
 // what others have written.
 func compare(b *testing.B, c *client, ours func() (run, undo func()), floors ...contender) {
 	b.Helper()
-	defer func(outer testing.TB) { c.b = outer }(c.b)
-	c.b = b
+	defer c.within(b)()
 	var own runs
 	took, synced := make([][]float64, len(floors)), make([][]float64, len(floors))
 	for range b.N {

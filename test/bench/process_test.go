@@ -80,7 +80,9 @@ func (c *client) statusMiB(field string) float64 {
 	return float64(n) / 1024
 }
 
-// settle waits until the driver has removed what was deleted, and syncs.
+// settle waits until the driver has removed what was deleted, and the
+// filesystem has freed what that took, which it does in the background; and
+// syncs.
 func (c *client) settle() {
 	c.b.Helper()
 	for {
@@ -93,5 +95,11 @@ func (c *client) settle() {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	syncFilesystem(c.b, c.dir)
+	for before := int64(-1); ; time.Sleep(20 * time.Millisecond) {
+		used := usedBytes(c.b, c.dir)
+		if used == before {
+			return
+		}
+		before = used
+	}
 }

@@ -75,7 +75,7 @@ func benchRPCs(b *testing.B, many, base *populated) {
 		}},
 	} {
 		b.Run("op="+test.name, func(b *testing.B) {
-			base.b = b
+			defer base.within(b)()
 			compare(b, many.client, repeated(func() (run, undo func()) { return test.prepare(many) }),
 				contender{name: "few", durable: true, prepare: func() (run, undo func()) {
 					run, undo = repeated(func() (run, undo func()) { return test.prepare(base) })()
@@ -134,6 +134,8 @@ func benchListing(b *testing.B, p *populated) {
 // listed all objects.
 func benchRestart(b *testing.B, many, base *populated) {
 	b.Run("op=Restart", func(b *testing.B) {
+		defer many.within(b)()
+		defer base.within(b)()
 		var ready, resident, peak []float64
 		for range b.N {
 			took, residentMany, peakMany := many.restart()

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -35,7 +36,11 @@ func benchDirectory(b *testing.B, filesystem string, tree tree) {
 	run := func(operation string, ours func() (run, undo func()), floors ...contender) {
 		b.Run("op="+operation, func(b *testing.B) { compare(b, c, ours, floors...) })
 	}
-	run("Snapshot", c.snapshotting(volume, ""), f.copies(tree)...)
+	copies := f.copies(tree)
+	if tree.name == smallFiles.name {
+		copies = append(copies, f.writing())
+	}
+	run("Snapshot", c.snapshotting(volume, ""), copies...)
 	if filesystem == "xfs" && tree.name != sparseFile.name && tree.name != fragmented.name {
 		run("SnapshotZstd", c.snapshotting(volume, "tar.zst"), f.tarZstd())
 	}
@@ -53,21 +58,24 @@ func benchDirectory(b *testing.B, filesystem string, tree tree) {
 }
 
 // benchSecond measures the snapshot after a hundredth of the tree was changed,
-// against one of the tree as it was in the snapshot before.
+// against the one before, of the tree as it was.
 func benchSecond(b *testing.B, c *client, volume string) {
 	var changed []float64
-	round := 0
+	var before string
+	first := func() { before = c.createSnapshot(volume, "") }
 	second := func() (run, undo func()) {
-		before := c.createSnapshot(volume, "")
-		changed = append(changed, float64(change(b, c.data(volume), round))/mib)
-		round++
+		if before == "" {
+			first()
+		}
+		changed = append(changed, float64(change(b, c.data(volume), len(changed)))/mib)
 		run, deleteSecond := c.snapshotting(volume, "")()
 		return run, func() {
 			deleteSecond()
 			c.deleteSnapshot(before)
 		}
 	}
-	compare(b, c, second, contender{name: "first", prepare: c.snapshotting(volume, ""), durable: true})
+	compare(b, c, second, contender{name: "first", durable: true, prepare: func() (run, undo func()) { return first, nil }})
+	c.deleteSnapshot(before)
 	b.ReportMetric(median(changed), "changed-MiB")
 }
 
@@ -117,6 +125,13 @@ func benchDevice(b *testing.B, filesystem, layout string) {
 		b.Run("op="+operation, func(b *testing.B) { compare(b, c, ours, floors...) })
 	}
 	b.Run("op=Snapshot", func(b *testing.B) {
+		floors := slices.Clone(floors)
+		if filesystem != "ext4" {
+			floors = append(floors, c.committing(volume))
+		}
+		if layout == "image" {
+			floors = append(floors, c.freezing(target))
+		}
 		compare(b, c, c.snapshotting(volume, ""), floors...)
 		if layout == "image" {
 			b.ReportMetric(c.Metric("snapdriver_storage_longest_freeze_seconds")*1000, "frozen-ms")
