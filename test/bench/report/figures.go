@@ -50,7 +50,7 @@ var figures = []figure{
 // floorTitles are what floors are called in figures.
 var floorTitles = map[string]string{
 	"tar": "tar cf", "tar-x": "tar xf", "cp": "cp -a", "cp-reflink": "cp -a --reflink", "ficlone": "FICLONE",
-	"ficlone+fsync": "FICLONE, fsync", "rpc": "an empty RPC", "few": "100 objects",
+	"ficlone+fsync": "FICLONE, fsync", "ficlone+commit": "FICLONE, committed", "freeze": "freeze and thaw", "dd-fsync": "dd, fsync", "rpc": "an empty RPC", "few": "100 objects",
 }
 
 // The geometry, in pixels.
