@@ -16,9 +16,14 @@ const (
 	firstTag    = "e2e"
 )
 
+// volumeLimit is how many volumes the driver says that a node takes: a few more
+// than TestHundred has. Those of Kubernetes' tests that are about such a limit
+// use all of it.
+const volumeLimit = 210
+
 // deploy installs the driver as a user does, with make deploy's script and a
-// shipped overlay, but for an image of these sources, under a tag, and the
-// newest provisioner that can be built from modules.
+// shipped overlay, but for an image of these sources, under a tag, the newest
+// provisioner that can be built from modules, and the limit of volumes.
 func deploy(overlay, tag string) error {
 	if err := kube.LoadDriver(nodes, driverImage+":"+tag); err != nil {
 		return err
@@ -68,7 +73,12 @@ resources: [%s]
 images:
 - {name: %s, newTag: %s}
 - {name: registry.k8s.io/sig-storage/csi-provisioner, newTag: v6.3.0}
-`, relative, driverImage, tag)
+patches:
+- target: {kind: DaemonSet}
+  patch: |-
+    - {op: test, path: /spec/template/spec/containers/0/name, value: driver}
+    - {op: add, path: /spec/template/spec/containers/0/args/-, value: --max-volumes-per-node=%d}
+`, relative, driverImage, tag, volumeLimit)
 	return os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(content), 0o644)
 }
 

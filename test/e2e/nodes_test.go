@@ -98,9 +98,9 @@ func testCapacity(t *testing.T) {
 	}
 }
 
-// roomy says whether a capacity is that of an empty filesystem of 12 GiB.
+// roomy says whether a capacity is that of an empty filesystem of 24 GiB.
 func roomy(c storagev1.CSIStorageCapacity) bool {
-	const least, most = 9 << 30, 12 << 30
+	const least, most = 20 << 30, 24 << 30
 	return c.Capacity != nil && c.Capacity.Value() > least && c.Capacity.Value() < most &&
 		c.MaximumVolumeSize != nil && c.MaximumVolumeSize.Value() > least && c.MaximumVolumeSize.Value() < most
 }

@@ -20,8 +20,10 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// driverSpace is the size of the filesystem at DriverRoot, sparse.
-const driverSpace = "12G"
+// driverSpace is the size of the filesystem at DriverRoot, sparse. An empty image
+// volume with xfs takes 64 MiB of it, for xfs's log, and one of Kubernetes' tests
+// has as many volumes as the node takes.
+const driverSpace = "24G"
 
 // Up starts a cluster with the first count nodes and returns when they are
 // ready. After Down(keep) it starts the same cluster again, as after a power
