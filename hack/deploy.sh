@@ -11,11 +11,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 timeout=${TIMEOUT:-3m}
 ours=app.kubernetes.io/name=snapdriver # the label of what an overlay has
+not_namespace='app.kubernetes.io/component!=namespace'
 
 say() { echo "deploy: $*"; }
 die() { echo "deploy: $*" >&2; exit 1; }
 # The value of a key in the overlay's settings.yaml.
 setting() { sed -n "s/^  $1: //p" "$overlay/settings.yaml"; }
+
+# Whether the namespace is one that an overlay has made.
+own_namespace() {
+    case $namespace in default | kube-*) return 1 ;; esac
+    [ -n "$(kubectl get namespaces -l "$ours" --field-selector "metadata.name=$namespace" -o name)" ]
+}
 
 choose_overlay() {
     overlay=${1:-}
@@ -33,8 +40,13 @@ choose_overlay() {
 up() {
     kubectl get crd volumesnapshots.snapshot.storage.k8s.io >/dev/null 2>&1 ||
         die "this cluster has no VolumeSnapshots: install their CRDs and the snapshot controller first (make snapshot-controller)"
-    kubectl apply -k "$overlay"
-    local set node
+    local selector='' set node
+    # A namespace that others use, too, keeps its labels, that of pod security above all.
+    if kubectl get namespace "$namespace" >/dev/null 2>&1 && ! own_namespace; then
+        say "the namespace $namespace is not the driver's own and stays as it is; it has to let privileged pods in"
+        selector=$not_namespace
+    fi
+    kubectl apply -k "$overlay" -l "$selector"
     set=$(kubectl -n "$namespace" get daemonset -l "$ours" -o name)
     if ! kubectl -n "$namespace" rollout status "$set" --timeout="$timeout"; then
         explain >&2
@@ -94,14 +106,13 @@ down() {
 $left"
     # Neither CRDs nor the snapshot controller are in an overlay. The namespace
     # may be one that others use.
-    kubectl delete -k "$overlay" -l 'app.kubernetes.io/component!=namespace' --ignore-not-found --timeout="$timeout"
+    kubectl delete -k "$overlay" -l "$not_namespace" --ignore-not-found --timeout="$timeout"
     kubectl -n "$namespace" wait pods -l "$ours" --for=delete --timeout="$timeout"
     local others
     others=$(kubectl -n "$namespace" get all,configmaps,secrets,persistentvolumeclaims -o name | grep -v configmap/kube-root-ca.crt || true)
-    case $namespace in
-    default | kube-*) ;;
-    *) [ -n "$others" ] || kubectl delete namespace "$namespace" --ignore-not-found --timeout="$timeout" ;;
-    esac
+    if [ -z "$others" ] && own_namespace; then
+        kubectl delete namespace "$namespace" --timeout="$timeout"
+    fi
     say "$driver is gone; what it kept on the nodes' disks is still there"
 }
 

@@ -13,6 +13,7 @@ const (
 	driverName  = "csi.snapdriver.dev"
 	driverSpace = "snapdriver" // the namespace of the overlays
 	driverImage = "ghcr.io/snapdriver/snapdriver"
+	driverLabel = "app.kubernetes.io/name=snapdriver"
 	firstTag    = "e2e"
 )
 
@@ -123,9 +124,10 @@ func TestUndeploy(t *testing.T) {
 	t.Run("deployed elsewhere", testDeployElsewhere)
 }
 
-// testDeployElsewhere: in a namespace of the user's choice, and with an image
-// that does not exist at first.
+// testDeployElsewhere: in a namespace that the user has for other things, too,
+// and with an image that does not exist at first.
 func testDeployElsewhere(t *testing.T) {
+	expectForeignNamespaceKept(t, "elsewhere")
 	copied := filepath.Join(t.TempDir(), "deploy")
 	if err := os.CopyFS(copied, os.DirFS(filepath.Join(repository, "deploy"))); err != nil {
 		t.Fatal(err)
@@ -166,6 +168,31 @@ func testDeployElsewhere(t *testing.T) {
 	s.use("data", directoryKind, small, nil)
 	s.snapshot("snap", "data", snapshotClass)
 	s.awaitSnapshot("snap")
+}
+
+// expectForeignNamespaceKept makes a namespace and, at the end of the test, wants
+// to find it as it was.
+func expectForeignNamespaceKept(t *testing.T, name string) {
+	t.Helper()
+	if _, err := kubectl("create", "namespace", name); err != nil {
+		t.Fatal(err)
+	}
+	labels := func() string {
+		text, err := kubectl("get", "namespace", name, "-o", "jsonpath={.metadata.labels}")
+		if err != nil {
+			t.Error(err)
+		}
+		return text
+	}
+	before := labels()
+	t.Cleanup(func() {
+		if after := labels(); after != before {
+			t.Errorf("the labels of the namespace %s were %s and are %s", name, before, after)
+		}
+		if _, err := kubectl("delete", "namespace", name, "--ignore-not-found"); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestManifestsAreAccepted: the apiserver takes what no other test applies.
