@@ -117,7 +117,7 @@ func (s space) expectNeverRestarted(name string) {
 
 func driverPodField(t testing.TB, jsonpath string) string {
 	t.Helper()
-	value, err := kubectl("-n", driverSpace, "get", "pods", "-l", "app.kubernetes.io/name=snapdriver", "-o", "jsonpath="+jsonpath)
+	value, err := kubectl("-n", driverSpace, "get", "pods", "-l", driverLabel, "-o", "jsonpath="+jsonpath)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,12 +128,24 @@ func driverPodField(t testing.TB, jsonpath string) string {
 // in the middle of a restore. Both come to pass, once, and whole.
 func TestDriverKilled(t *testing.T) {
 	slow := slowSnapshotClass(t)
+	for _, way := range []struct {
+		name string
+		kill func(testing.TB)
+	}{
+		{"process", killDriver},
+		{"pod", deleteDriverPod},
+	} {
+		t.Run(way.name, func(t *testing.T) { testDriverKilled(t, slow, way.kill) })
+	}
+}
+
+func testDriverKilled(t *testing.T, slow string, kill func(testing.TB)) {
 	s := newSpace(t)
 	s.use("data", directoryKind, small, nil)
 	want := s.writeNoise("data", 200)
 
 	s.snapshot("snap", "data", slow)
-	killAtWork(t)
+	killAtWork(t, kill)
 	s.awaitSnapshot("snap")
 	if made := driverFiles(t, node, "snapshots"); len(made) != 1 {
 		t.Errorf("there are the snapshots %v, want one", made)
@@ -141,7 +153,7 @@ func TestDriverKilled(t *testing.T) {
 
 	s.claim("restored", directoryKind, small, fromSnapshot("snap"))
 	s.pod("restored", directoryKind)
-	killAtWork(t)
+	killAtWork(t, kill)
 	s.awaitPod("restored")
 	if got := s.checksum("restored"); got != want {
 		t.Errorf("restored is %s, want %s", got, want)
@@ -152,14 +164,38 @@ func TestDriverKilled(t *testing.T) {
 }
 
 // killAtWork kills the driver as soon as it is building something.
-func killAtWork(t testing.TB) {
+func killAtWork(t testing.TB, kill func(testing.TB)) {
 	t.Helper()
 	awaitWork(t)
+	kill(t)
+	if len(driverFiles(t, node, "staging")) == 0 {
+		t.Fatal("the driver was done before it was killed; the test needs more data")
+	}
+}
+
+// killDriver leaves the driver no time for anything. The kubelet starts its
+// container again.
+func killDriver(t testing.TB) {
+	t.Helper()
 	if err := kube.Kill(node, "snapdriver"); err != nil {
 		t.Fatal(err)
 	}
-	if len(driverFiles(t, node, "staging")) == 0 {
-		t.Fatal("the driver was done before it was killed; the test needs more data")
+}
+
+// deleteDriverPod takes the driver's pod out of the API at once, with all its
+// sidecars. While the kubelet still ends their containers, the next pod starts.
+func deleteDriverPod(t testing.TB) {
+	t.Helper()
+	pods := core.CoreV1().Pods(driverSpace)
+	list, err := pods.List(t.Context(), metav1.ListOptions{LabelSelector: driverLabel})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 1 {
+		t.Fatalf("the driver has %d pods, want one", len(list.Items))
+	}
+	if err := pods.Delete(t.Context(), list.Items[0].Name, *metav1.NewDeleteOptions(0)); err != nil {
+		t.Fatal(err)
 	}
 }
 

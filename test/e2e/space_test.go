@@ -78,7 +78,7 @@ func (s space) dump() {
 		{"-n", s.name, "get", "events", "--sort-by=.lastTimestamp"},
 		{"get", "pv,volumesnapshotcontents"},
 		{"-n", driverSpace, "get", "pods"},
-		{"-n", driverSpace, "logs", "-l", "app.kubernetes.io/name=snapdriver", "-c", "driver", "--tail=25", "--prefix"},
+		{"-n", driverSpace, "logs", "-l", driverLabel, "-c", "driver", "--tail=25", "--prefix"},
 	} {
 		out, err := kubectl(args...)
 		s.Logf("kubectl %s\n%s\n%v", strings.Join(args, " "), out, err)
