@@ -2,6 +2,7 @@ package snapshotcore
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"strings"
 	"sync"
@@ -171,5 +172,111 @@ func TestPanicInAnOperationIsAnError(t *testing.T) {
 	defer c.Close()
 	if _, err := c.CreateVolume(t.Context(), volumeRequest("volume")); err == nil || !strings.Contains(err.Error(), "a bug") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// rival is what may be asked for while the same object is deleted, and the
+// answers beside OK and ErrBusy that are right then.
+type rival struct {
+	what string
+	ask  func(t *testing.T, c *Core, volume backend.VolumeID, snapshot backend.SnapshotID) error
+	may  error
+}
+
+var rivals = []rival{
+	{"create", func(t *testing.T, c *Core, _ backend.VolumeID, _ backend.SnapshotID) error {
+		_, err := c.CreateVolume(t.Context(), volumeRequest("volume"))
+		return err
+	}, nil},
+	{"clone", func(t *testing.T, c *Core, volume backend.VolumeID, _ backend.SnapshotID) error {
+		request := volumeRequest("clone")
+		request.Source.Volume = volume
+		_, err := c.CreateVolume(t.Context(), request)
+		return err
+	}, backend.ErrNotFound},
+	{"restore", func(t *testing.T, c *Core, _ backend.VolumeID, snapshot backend.SnapshotID) error {
+		request := volumeRequest("restored")
+		request.Source.Snapshot = snapshot
+		_, err := c.CreateVolume(t.Context(), request)
+		return err
+	}, backend.ErrNotFound},
+	{"snapshot", func(t *testing.T, c *Core, volume backend.VolumeID, _ backend.SnapshotID) error {
+		_, err := c.CreateSnapshot(t.Context(), SnapshotRequest{Name: "snapshot", Source: volume})
+		return err
+	}, backend.ErrNotFound},
+	{"expand", func(t *testing.T, c *Core, volume backend.VolumeID, _ backend.SnapshotID) error {
+		_, err := c.ExpandVolume(t.Context(), volume, 2*mib, 0)
+		return err
+	}, backend.ErrNotFound},
+	{"publish", func(t *testing.T, c *Core, volume backend.VolumeID, _ backend.SnapshotID) error {
+		release, err := c.LockNode(volume)
+		if err != nil {
+			return err
+		}
+		defer release()
+		_, err = c.Attach(t.Context(), volume)
+		return err
+	}, backend.ErrNotFound},
+}
+
+// TestDeletionAndItsRivals: whoever wins, every answer is a true one, an object
+// whose deletion was acknowledged is gone unless it was made anew, and the index
+// has what the disk has.
+func TestDeletionAndItsRivals(t *testing.T) {
+	for _, other := range rivals {
+		t.Run(other.what, func(t *testing.T) {
+			for range 100 {
+				contend(t, other)
+			}
+		})
+	}
+}
+
+func contend(t *testing.T, other rival) {
+	t.Helper()
+	disk := memory.NewDisk(1 << 40)
+	c := open(t, disk, func(string) { runtime.Gosched() })
+	volume := mustCreateVolume(t, c, volumeRequest("volume")).ID
+	snapshot := mustCreateSnapshot(t, c, "snapshot", volume).ID
+	var callers sync.WaitGroup
+	var volumeDeleted, snapshotDeleted atomic.Bool
+	for range 3 {
+		callers.Go(func() {
+			if err := other.ask(t, c, volume, snapshot); err != nil && !errors.Is(err, backend.ErrBusy) && !errors.Is(err, other.may) {
+				t.Errorf("%s: %v", other.what, err)
+			}
+		})
+		callers.Go(func() { noteDeletion(t, &volumeDeleted, c.DeleteVolume(t.Context(), volume)) })
+		callers.Go(func() { noteDeletion(t, &snapshotDeleted, c.DeleteSnapshot(t.Context(), snapshot)) })
+	}
+	callers.Wait()
+	_, volumeErr := c.Volume(volume)
+	_, snapshotErr := c.Snapshot(snapshot)
+	if gone := errors.Is(volumeErr, backend.ErrNotFound); gone != volumeDeleted.Load() && other.what != "create" {
+		t.Errorf("deletion of the volume acknowledged: %v, and it: %v", volumeDeleted.Load(), volumeErr)
+	}
+	if gone := errors.Is(snapshotErr, backend.ErrNotFound); gone != snapshotDeleted.Load() && other.what != "snapshot" {
+		t.Errorf("deletion of the snapshot acknowledged: %v, and it: %v", snapshotDeleted.Load(), snapshotErr)
+	}
+	before := c.Stats()
+	if len(c.locks) != 0 {
+		t.Errorf("locks left: %v", c.locks)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	again := open(t, disk, nil)
+	defer again.Close()
+	if after := again.Stats(); after != before || disk.Uncommitted() != 0 {
+		t.Errorf("the index had %+v, the disk has %+v, and %d half built", before, after, disk.Uncommitted())
+	}
+}
+
+// noteDeletion notes a deletion that was acknowledged.
+func noteDeletion(t *testing.T, acknowledged *atomic.Bool, err error) {
+	if err == nil {
+		acknowledged.Store(true)
+	} else if !errors.Is(err, backend.ErrBusy) {
+		t.Errorf("delete: %v", err)
 	}
 }
