@@ -163,11 +163,7 @@ func (p *patient) hostile(message protoreflect.Message, field protoreflect.Field
 	switch {
 	case field.IsMap():
 		for _, text := range p.texts()[:10] {
-			for _, pair := range [][2]string{{text, "x"}, {"x", text}} {
-				value := message.NewField(field)
-				value.Map().Set(protoreflect.ValueOfString(pair[0]).MapKey(), protoreflect.ValueOfString(pair[1]))
-				values = append(values, value)
-			}
+			values = append(values, pair(message, field, text, "x"), pair(message, field, "x", text))
 		}
 	case field.IsList() && field.Message() != nil:
 		for _, count := range []int{1, 2, 1000} {
@@ -217,7 +213,8 @@ func (p *patient) scalars(field protoreflect.FieldDescriptor) (values []protoref
 	return values
 }
 
-// TestInputNotUTF8 sends every string field with bytes that no string has.
+// TestInputNotUTF8 sends every string field, the keys and values of every map, and
+// the entries of every list, with bytes that no string has.
 func TestInputNotUTF8(t *testing.T) {
 	onOne(t, func(t *testing.T, s storage) {
 		const place = "this text is replaced"
@@ -227,26 +224,50 @@ func TestInputNotUTF8(t *testing.T) {
 			t.Run(filepath.Base(m.name), func(t *testing.T) {
 				request := p.requestOf(m)
 				eachField(request.ProtoReflect(), "", func(path string, message protoreflect.Message, field protoreflect.FieldDescriptor) {
-					if field.Kind() != protoreflect.StringKind || field.IsList() || field.IsMap() {
-						return
+					original := proto.Clone(message.Interface())
+					for _, value := range withText(message, field, place) {
+						message.Set(field, value)
+						encoded, err := proto.Marshal(request)
+						if err != nil {
+							t.Fatal(err)
+						}
+						err = b.call(m, bytes.Replace(encoded, []byte(place), bytes.Repeat([]byte{0xff}, len(place)), 1))
+						if !isUndecodable(err) && !isUnserved(err) {
+							t.Errorf("%s: %v, with %v", path, err, value)
+						}
 					}
-					original := message.Get(field)
-					message.Set(field, protoreflect.ValueOfString(place))
-					encoded, err := proto.Marshal(request)
-					if err != nil {
-						t.Fatal(err)
-					}
-					message.Set(field, original)
-					err = b.call(m, bytes.Replace(encoded, []byte(place), bytes.Repeat([]byte{0xff}, len(place)), 1))
-					if !isUndecodable(err) && !isUnserved(err) {
-						t.Errorf("%s: %v", path, err)
-					}
+					proto.Reset(message.Interface())
+					proto.Merge(message.Interface(), original)
 				})
 			})
 		}
 		p.revive()
 		p.dismiss()
 	})
+}
+
+// withText returns the values of a field that have a text once, wherever strings
+// are in it.
+func withText(message protoreflect.Message, field protoreflect.FieldDescriptor, text string) []protoreflect.Value {
+	switch {
+	case field.IsMap():
+		return []protoreflect.Value{pair(message, field, text, "x"), pair(message, field, "x", text)}
+	case field.Kind() != protoreflect.StringKind:
+		return nil
+	case field.IsList():
+		value := message.NewField(field)
+		value.List().Append(protoreflect.ValueOfString("x"))
+		value.List().Append(protoreflect.ValueOfString(text))
+		return []protoreflect.Value{value}
+	}
+	return []protoreflect.Value{protoreflect.ValueOfString(text)}
+}
+
+// pair returns a map with one entry. All maps of CSI are of strings.
+func pair(message protoreflect.Message, field protoreflect.FieldDescriptor, key, entry string) protoreflect.Value {
+	value := message.NewField(field)
+	value.Map().Set(protoreflect.ValueOfString(key).MapKey(), protoreflect.ValueOfString(entry))
+	return value
 }
 
 // isUndecodable says whether an error is gRPC's answer to what is no request.
