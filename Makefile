@@ -103,7 +103,7 @@ bench: setup build ## Compare with the floors: cp --reflink, tar, FICLONE (root)
 	$(GO) run ./test/bench/report -out $(BENCH_OUT) <$(BIN)/bench.txt
 
 .PHONY: fuzz
-fuzz: ## Fuzz all that reads what others wrote, FUZZTIME each (1m); FUZZ=Tar for some
+fuzz: ## Fuzz all that reads what others wrote, FUZZTIME each (1m), as many at once as there are processors; FUZZ=Tar for some
 	hack/fuzz.sh '$(FUZZTIME)' '$(FUZZ)'
 
 .PHONY: lint
