@@ -47,7 +47,7 @@ func TestLiveTree(t *testing.T) {
 				if err := calm.Write(v.target()); err != nil {
 					t.Fatal(err)
 				}
-				stop := startMischief(t, v.target(), outside.dir)
+				pod := startMischief(t, v.target(), outside.dir)
 				var copies []*volume
 				for i := range 5 * *scale {
 					cut, err := v.snapshot(fmt.Sprint(i))
@@ -65,7 +65,8 @@ func TestLiveTree(t *testing.T) {
 						copies = append(copies, made)
 					}
 				}
-				stop()
+				pod.stop()
+				pod.expectDone(t)
 				for _, made := range copies {
 					made.use(func(path string) error { return errors.Join(calm.Check(path), findMarks(path)) })
 				}
@@ -160,8 +161,37 @@ func (o outside) expectUntouched(t *testing.T) {
 	}
 }
 
+// mischief is a pod that does harm, and how often it has done what.
+type mischief struct {
+	stop func()
+
+	mutex sync.Mutex
+	done  map[string]int
+}
+
+// did counts a system call that has succeeded.
+func (m *mischief) did(what string, err error) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	if err == nil {
+		m.done[what]++
+	}
+}
+
+// expectDone checks that all sorts of harm were done, without which a copy proves
+// nothing.
+func (m *mischief) expectDone(t *testing.T) {
+	t.Helper()
+	t.Logf("the pod has done: %v", m.done)
+	for _, what := range []string{"exchange for a link", "rename", "truncate", "grow", "delete", "link", "fifo"} {
+		if m.done[what] == 0 {
+			t.Errorf("the pod has never done this: %s", what)
+		}
+	}
+}
+
 // startMischief has a pod do harm in a directory until it is stopped.
-func startMischief(t *testing.T, dir, outside string) (stop func()) {
+func startMischief(t *testing.T, dir, outside string) *mischief {
 	t.Helper()
 	for i := range branches {
 		branch := filepath.Join(dir, fmt.Sprint("branch", i))
@@ -181,9 +211,10 @@ func startMischief(t *testing.T, dir, outside string) (stop func()) {
 			t.Fatal(err)
 		}
 	}
+	m := &mischief{done: map[string]int{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
-	for i, harm := range []func(*rand.Rand, string){exchange, rewrite, remake, exchange} {
+	for i, harm := range []func(*rand.Rand, string){m.exchange, m.rewrite, m.remake, m.exchange} {
 		random := rand.New(rand.NewPCG(*seed, uint64(i)))
 		all.Go(func() {
 			for ctx.Err() == nil {
@@ -192,56 +223,63 @@ func startMischief(t *testing.T, dir, outside string) (stop func()) {
 			}
 		})
 	}
-	stop = sync.OnceFunc(func() { cancel(); all.Wait() })
-	t.Cleanup(stop)
-	return stop
+	m.stop = sync.OnceFunc(func() { cancel(); all.Wait() })
+	t.Cleanup(m.stop)
+	return m
 }
 
 // exchange puts a link in the place of a directory, or another directory, by one
 // system call.
-func exchange(random *rand.Rand, dir string) {
+func (m *mischief) exchange(random *rand.Rand, dir string) {
 	one := fmt.Sprint("branch", random.IntN(branches))
-	other := fmt.Sprint([]string{"branch", "link", "link"}[random.IntN(3)], random.IntN(branches))
-	_ = unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, one), unix.AT_FDCWD, filepath.Join(dir, other), unix.RENAME_EXCHANGE)
+	other := []string{"branch", "link", "link"}[random.IntN(3)]
+	m.did("exchange for a "+other, unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, one), unix.AT_FDCWD,
+		filepath.Join(dir, fmt.Sprint(other, random.IntN(branches))), unix.RENAME_EXCHANGE))
 }
 
 // rewrite truncates, grows or deletes a file, or puts a fifo or a link to outside
 // in its place. It does not follow links, for that would be us.
-func rewrite(random *rand.Rand, dir string) {
+func (m *mischief) rewrite(random *rand.Rand, dir string) {
 	branch, err := unix.Open(filepath.Join(dir, fmt.Sprint("branch", random.IntN(branches))), unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return // it is a link now
 	}
 	defer unix.Close(branch)
+	remove := func() { m.did("delete", unix.Unlinkat(branch, "file", 0)) }
 	switch random.IntN(5) {
 	case 0:
-		_ = unix.Unlinkat(branch, "file", 0)
-		_ = unix.Mkfifoat(branch, "file", 0o644)
+		remove()
+		m.did("fifo", unix.Mkfifoat(branch, "file", 0o644))
 	case 1:
-		_ = unix.Unlinkat(branch, "file", 0)
-		_ = unix.Symlinkat("/etc/passwd", branch, "file")
+		remove()
+		m.did("link", unix.Symlinkat("/etc/passwd", branch, "file"))
 	default:
-		_ = unix.Unlinkat(branch, "file", 0)
+		remove()
 		fallthrough
 	case 2:
 		file, err := unix.Openat(branch, "file", unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o644)
 		if err != nil {
 			return
 		}
-		_ = unix.Ftruncate(file, random.Int64N(300_000))
-		_, _ = unix.Pwrite(file, make([]byte, random.IntN(300_000)), random.Int64N(100_000))
+		var before unix.Stat_t
+		size := random.Int64N(300_000)
+		if err := errors.Join(unix.Fstat(file, &before), unix.Ftruncate(file, size)); size < before.Size {
+			m.did("truncate", err)
+		}
+		_, err = unix.Pwrite(file, make([]byte, random.IntN(300_000)), random.Int64N(100_000))
+		m.did("grow", err)
 		_ = unix.Close(file)
 	}
 }
 
 // remake deletes a directory and makes another, or moves it elsewhere.
-func remake(random *rand.Rand, dir string) {
+func (m *mischief) remake(random *rand.Rand, dir string) {
 	branch, err := unix.Open(filepath.Join(dir, fmt.Sprint("branch", random.IntN(branches))), unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
 	defer unix.Close(branch)
-	_ = unix.Renameat(branch, "inner", branch, "away")
+	m.did("rename", unix.Renameat(branch, "inner", branch, "away"))
 	_ = unix.Mkdirat(branch, "inner", 0o755)
 	_ = unix.Unlinkat(branch, "inner", unix.AT_REMOVEDIR)
 	_ = unix.Symlinkat("..", branch, "inner")
