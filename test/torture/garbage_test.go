@@ -21,7 +21,8 @@ func (bytesCodec) Name() string                  { return "proto" }
 
 var forceBytes = grpc.ForceCodec(bytesCodec{})
 
-// garbagePerMethod is how often each RPC gets garbage, for each unit of scale.
+// garbagePerMethod is how often each RPC gets garbage, for each unit of scale,
+// where requests do not take long.
 const garbagePerMethod = 700
 
 // TestInputGarbage sends random bytes to every RPC, and requests of which some
@@ -40,7 +41,7 @@ func TestInputGarbage(t *testing.T) {
 				}
 				random := rand.New(rand.NewPCG(*seed, uint64(i)))
 				const together = 10
-				for range garbagePerMethod * *scale / together {
+				for range garbagePerMethod * *scale / s.pace / together {
 					var requests [together][]byte
 					for i := range requests {
 						requests[i] = garbage(random, request)

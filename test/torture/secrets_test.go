@@ -31,8 +31,10 @@ func TestInputSecrets(t *testing.T) {
 			request := p.requestOf(m)
 			hide(request.ProtoReflect())
 			variants := []proto.Message{request}
-			for _, c := range p.changes(request) {
-				variants = append(variants, c.request)
+			for i, c := range p.changes(request) {
+				if i%s.pace == 0 { // where requests take long, some of them
+					variants = append(variants, c.request)
+				}
 			}
 			for _, variant := range variants {
 				encoded, err := proto.Marshal(variant)
