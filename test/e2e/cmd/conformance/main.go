@@ -91,8 +91,9 @@ Written by ` + "`make conformance`" + `, which runs what is reported here; do no
 ## Kubernetes' storage tests
 
 The external storage tests of Kubernetes ({{.Kubernetes}}), on the cluster of [test/e2e](../test/e2e/README.md), with the
-overlay for one node. "Common" are the tests that bear none of the marks ` + "`[Slow]`, `[Serial]`, `[Disruptive]`" + `: of these,
-42 apply to csi-driver-host-path, which passes them all on the same cluster.
+overlay for one node and a limit of volumes ([why](../test/e2e/external/README.md)). "Common" are the tests that bear none of
+the marks ` + "`[Slow]`, `[Serial]`, `[Disruptive]`" + `: of these, 42 apply to csi-driver-host-path, which passes them all on the
+same cluster.
 
 | Volumes | Apply | Passed | Failed | of them common: apply | Passed | Failed |
 |---|---|---|---|---|---|---|
