@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -106,22 +108,68 @@ func (w *worker) workUntilAnyError() {
 	}
 }
 
+// TestRemountedReadOnly: somebody makes the filesystem of the root read-only, which
+// the kernel allows while nothing there is open for writing, and then writable
+// again. Meanwhile pods read, and can be taken down; what writes is refused; and
+// afterwards the driver goes on without having been started anew.
+func TestRemountedReadOnly(t *testing.T) {
+	requireDriver(t)
+	for _, s := range storages() {
+		if s.name == "lvm" {
+			continue // which has no filesystem of its own
+		}
+		t.Run(s.name, func(t *testing.T) {
+			b := started(t, s, 4*gib)
+			workers := b.newWorkers(newRandom(t), 4, 3)
+			reader, tag := b.mustCreate(kindOf(s.kinds, "directory"), "reader"), content.Tag(1)
+			reader.use(tag.Write)
+			for range 2 * *scale {
+				b.workAll(workers, time.Second)
+				if err := reader.publish(); err != nil {
+					t.Fatal(err)
+				}
+				b.remountReadOnly()
+				b.expectAlive(workers)
+				if err := errors.Join(tag.Check(reader.target()), reader.unpublish()); err != nil {
+					t.Error(err)
+				}
+				if err := unix.Mount("", b.dir, "", unix.MS_REMOUNT, ""); err != nil {
+					t.Fatal(err)
+				}
+				forAll(workers, func(w *worker) { w.verify(mustLive) })
+				b.expectObjects(append(ids(workers), reader.id)...)
+			}
+		})
+	}
+}
+
+// remountReadOnly makes the filesystem read-only once nothing is open for writing.
+func (b *testbed) remountReadOnly() {
+	b.Helper()
+	err := unix.Mount("", b.dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	for deadline := time.Now().Add(time.Minute); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond) // the driver still removes what was deleted
+		err = unix.Mount("", b.dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	}
+	if err != nil {
+		b.Fatalf("make %s read-only: %v", b.dir, err)
+	}
+}
+
 // expectAlive asks for everything on a filesystem that has failed. Nothing that
-// writes succeeds, nothing hangs, and pods can be taken down.
+// writes succeeds, and the errors say which filesystem it is; nothing hangs; and
+// pods can be taken down.
 func (b *testbed) expectAlive(workers []*worker) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(background, time.Minute)
 	defer cancel()
 	b.list()
 	for _, w := range workers {
-		if _, err := b.Controller.CreateVolume(ctx, createRequest(w.kind, "impossible", nil)); !isFailure(err) {
-			b.Errorf("%s: create: %v", w.name, err)
-		}
+		_, err := b.Controller.CreateVolume(ctx, createRequest(w.kind, "impossible", nil))
+		b.expectClear(w.name+": create", err)
 		for name, volume := range w.volumes {
 			_, err := b.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "impossible", SourceVolumeId: volume.id})
-			if !isFailure(err) {
-				b.Errorf("%s: snapshot: %v", name, err)
-			}
+			b.expectClear(name+": snapshot", err)
 			for what, err := range map[string]error{
 				"unpublish": func() error {
 					_, err := b.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: volume.id, TargetPath: w.staging + "/target"})
@@ -137,6 +185,14 @@ func (b *testbed) expectAlive(workers []*worker) {
 				}
 			}
 		}
+	}
+}
+
+// expectClear checks that an error tells of a failure, and where.
+func (b *testbed) expectClear(what string, err error) {
+	b.Helper()
+	if !isFailure(err) || !strings.Contains(err.Error(), "filesystem of "+b.root) {
+		b.Errorf("%s: %v", what, err)
 	}
 }
 

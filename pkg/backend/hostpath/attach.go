@@ -21,7 +21,7 @@ import (
 func (b *Backend) Attach(_ context.Context, id backend.VolumeID) (backend.Mount, error) {
 	mount, _, err := b.withImage(id, func(image *os.File) (string, error) { return b.loops.attach(id, image) })
 	if err != nil {
-		return backend.Mount{}, fmt.Errorf("attach %s: %w", id, err)
+		return backend.Mount{}, fmt.Errorf("attach %s: %w", id, b.explain(err))
 	}
 	return mount, nil
 }

@@ -112,9 +112,10 @@ func open(path string, options Options) (b *Backend, err error) {
 }
 
 // takeLock returns the lock file, locked for as long as it is open: the kernel
-// frees the lock of a process that dies.
+// frees the lock of a process that dies. It is open for reading, because the kernel
+// makes no filesystem read-only in which a file is open for writing.
 func takeLock(root *os.Root) (*os.File, error) {
-	lock, err := root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := root.OpenFile(lockFile, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -123,16 +124,26 @@ func takeLock(root *os.Root) (*os.File, error) {
 		err = fmt.Errorf("another process (%s) is using it: stop that process, or use another root directory", holder(root))
 	}
 	if err == nil {
-		// In place, and as long as ever: on a full filesystem there is no new
-		// block for it. Should it not have one yet, the start does not fail for it.
-		if _, err = fmt.Fprintf(lock, "pid %-20d\n", os.Getpid()); isFull(err) {
-			err = nil
-		}
+		err = noteHolder(root)
 	}
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
+}
+
+// noteHolder writes down who has the lock. In place, and as long as ever: on a full
+// filesystem there is no new block for it. Should it not have one yet, the start
+// does not fail for it.
+func noteHolder(root *os.Root) error {
+	file, err := root.OpenFile(lockFile, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if _, err = fmt.Fprintf(file, "pid %-20d\n", os.Getpid()); isFull(err) {
+		err = nil
+	}
+	return errors.Join(err, file.Close())
 }
 
 // holder says what is known of the process that has the lock. The pid is the

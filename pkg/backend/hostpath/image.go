@@ -26,6 +26,9 @@ func (b *Backend) fillImage(ctx context.Context, stage *os.Root, from source, re
 		err = grow(image, record.Volume.Capacity)
 		if err == nil && record.Layout == layoutImage {
 			err = mkfs(ctx, image.Name(), record.FSType)
+			if err != nil { // is it the filesystem below? mkfs has words of its own for that
+				err = errors.Join(err, stillWrites(image))
+			}
 		}
 		return err
 	case !from.volume.IsZero():

@@ -14,7 +14,7 @@ import (
 func (b *Backend) CreateSnapshot(ctx context.Context, spec backend.SnapshotSpec, progress *backend.Progress) (backend.Snapshot, error) {
 	snapshot, err := b.createSnapshot(ctx, spec, progress)
 	if err != nil {
-		return backend.Snapshot{}, fmt.Errorf("create %s of %s: %w", spec.ID, spec.Source, err)
+		return backend.Snapshot{}, fmt.Errorf("create %s of %s: %w", spec.ID, spec.Source, b.explain(err))
 	}
 	return snapshot, nil
 }
@@ -66,5 +66,5 @@ func (b *Backend) archive(ctx context.Context, volume volumeRecord, format forma
 
 // DeleteSnapshot implements backend.Backend.
 func (b *Backend) DeleteSnapshot(_ context.Context, id backend.SnapshotID) error {
-	return b.delete(snapshotsDir, id.String())
+	return b.explain(b.delete(snapshotsDir, id.String()))
 }

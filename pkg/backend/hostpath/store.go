@@ -298,5 +298,16 @@ func classify(err error) error {
 	return err
 }
 
+// explain says of an error that tells of a failed filesystem which one that is: to
+// who reads it, the name of a system call and of a file below the root do not.
+func (b *Backend) explain(err error) error {
+	for _, failure := range []error{unix.EIO, unix.EROFS, unix.EUCLEAN, unix.ESHUTDOWN} {
+		if errors.Is(err, failure) {
+			return fmt.Errorf("the filesystem of %s does not work as it should, see the kernel's log: %w", b.path, err)
+		}
+	}
+	return err
+}
+
 // isFull says whether an error is about space, or the number of files.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

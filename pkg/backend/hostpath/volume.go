@@ -16,7 +16,7 @@ import (
 func (b *Backend) CreateVolume(ctx context.Context, spec backend.VolumeSpec, progress *backend.Progress) (backend.Volume, error) {
 	record, err := b.createVolume(ctx, spec, progress)
 	if err != nil {
-		return backend.Volume{}, fmt.Errorf("create %s: %w", spec.ID, err)
+		return backend.Volume{}, fmt.Errorf("create %s: %w", spec.ID, b.explain(err))
 	}
 	return record.Volume, nil
 }
@@ -122,7 +122,7 @@ func (b *Backend) fillDirectory(ctx context.Context, stage *os.Root, from source
 func (b *Backend) ExpandVolume(ctx context.Context, id backend.VolumeID, capacity int64) (backend.Volume, error) {
 	volume, err := b.expandVolume(ctx, id, capacity)
 	if err != nil {
-		return backend.Volume{}, fmt.Errorf("expand %s: %w", id, classify(err))
+		return backend.Volume{}, fmt.Errorf("expand %s: %w", id, b.explain(classify(err)))
 	}
 	return volume, nil
 }
@@ -192,7 +192,7 @@ func (b *Backend) DeleteVolume(ctx context.Context, id backend.VolumeID) error {
 	if err := b.Detach(ctx, id); err != nil {
 		return err
 	}
-	return b.delete(volumesDir, id.String())
+	return b.explain(b.delete(volumesDir, id.String()))
 }
 
 // now returns the time as records keep it.
