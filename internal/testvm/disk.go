@@ -68,6 +68,13 @@ func (d *Disk) Cut(random *rand.Rand, inOrder bool) (lost, of int, err error) {
 	return lost, of, nil
 }
 
+// Unflushed returns how many blocks were written since the last flush.
+func (d *Disk) Unflushed() int {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	return len(d.undo)
+}
+
 func (d *Disk) read(data []byte, offset int64) error {
 	_, err := d.file.ReadAt(data, offset)
 	return err

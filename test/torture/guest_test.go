@@ -17,6 +17,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -95,7 +96,9 @@ func (g *guest) start(directories ...string) {
 	}()
 	var err error
 	g.connection, err = grpc.NewClient("passthrough:guest", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(dialOnce(vm, socket)))
+		grpc.WithContextDialer(dialOnce(vm, socket)),
+		// On a busy machine the first connection, which is the only one, takes long.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: time.Minute}))
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -118,8 +121,8 @@ func dialOnce(vm *testvm.VM, socket string) func(context.Context, string) (net.C
 	}
 }
 
-// cut cuts the power.
-func (g *guest) cut(random *rand.Rand) {
+// cut cuts the power, and returns how many blocks are lost by it.
+func (g *guest) cut(random *rand.Rand) (lost int) {
 	g.t.Helper()
 	g.vm.Kill()
 	_ = g.connection.Close()
@@ -128,6 +131,7 @@ func (g *guest) cut(random *rand.Rand) {
 		g.t.Fatal(err)
 	}
 	g.t.Logf("power cut: %d of %d blocks that were not flushed are lost", lost, of)
+	return lost
 }
 
 // sh runs a script in the guest and returns what it prints.

@@ -77,9 +77,16 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// workUntilCut has the machine die after some time, and of nothing else.
-func (g *guest) workUntilCut(after time.Duration, workers []*worker, do func(*worker)) {
-	timer := time.AfterFunc(after, g.vm.Kill)
+// workUntilCut has the machine die after some time, and of nothing else: when so
+// many blocks are not flushed, or at last when a boot's time has passed. At most
+// moments all is flushed, and then a cut loses nothing.
+func (g *guest) workUntilCut(after time.Duration, unflushed int, workers []*worker, do func(*worker)) {
+	timer := time.AfterFunc(after, func() {
+		for deadline := time.Now().Add(g.bootTime); g.disk.Unflushed() < unflushed && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		g.vm.Kill()
+	})
 	forAll(workers, do)
 	if timer.Stop() {
 		err := g.vm.Run(testvm.Command{Args: []string{"true"}}) // shows the console of a machine that has died
@@ -97,6 +104,7 @@ func testPowerCut(t *testing.T, s guestStorage) {
 		workers = append(workers, w)
 		directories = append(directories, w.staging+"/staging")
 	}
+	lost := 0
 	for round := range cmp.Or(*cuts, s.cuts) {
 		g.start(directories...)
 		if round%4 == 3 { // to do so each time would take longer than all the rest
@@ -108,22 +116,25 @@ func testPowerCut(t *testing.T, s guestStorage) {
 		}
 		// The power goes while the driver works, or, now and then, while it
 		// recovers. A busy machine gets more time.
-		moment := time.Duration(random.Int64N(int64(2 * g.bootTime)))
+		moment, unflushed := time.Duration(random.Int64N(int64(2*g.bootTime))), random.IntN(64)
 		if random.IntN(4) == 0 {
-			g.workUntilCut(moment, workers, func(w *worker) {
+			g.workUntilCut(moment, unflushed, workers, func(w *worker) {
 				if w.verify(mayDie) {
 					w.work()
 				}
 			})
 		} else {
 			forAll(workers, func(w *worker) { w.verify(mustLive) })
-			g.workUntilCut(moment, workers, (*worker).work)
+			g.workUntilCut(moment, unflushed, workers, (*worker).work)
 		}
-		g.cut(random)
+		lost += g.cut(random)
 		if t.Failed() {
 			t.Fatalf("the driver's last words:\n%s", g.log)
 		}
 		g.boot()
+	}
+	if lost == 0 {
+		t.Error("nothing was lost by any cut: nothing was tried")
 	}
 	g.start(directories...)
 	forAll(workers, (*worker).deleteAll)
