@@ -154,7 +154,9 @@ func testDriverKilled(t *testing.T, slow string, kill func(testing.TB)) {
 	s.claim("restored", directoryKind, small, fromSnapshot("snap"))
 	s.pod("restored", directoryKind)
 	killAtWork(t, kill)
-	s.awaitPod("restored")
+	// The kubelet may lose the driver for a while (see the registrar's probe in
+	// daemonset.yaml), and then waits longer with each attempt.
+	s.awaitPodFor(2*patience, "restored")
 	if got := s.checksum("restored"); got != want {
 		t.Errorf("restored is %s, want %s", got, want)
 	}

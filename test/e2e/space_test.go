@@ -133,7 +133,12 @@ func (s space) sh(pod, line string) string {
 
 func (s space) awaitPod(name string) {
 	s.Helper()
-	s.await("pod "+name+" to be ready", func(ctx context.Context) error {
+	s.awaitPodFor(patience, name)
+}
+
+func (s space) awaitPodFor(limit time.Duration, name string) {
+	s.Helper()
+	s.awaitFor(limit, "pod "+name+" to be ready", func(ctx context.Context) error {
 		pod, err := core.CoreV1().Pods(s.name).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
