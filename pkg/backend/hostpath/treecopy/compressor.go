@@ -1,8 +1,6 @@
 package treecopy
 
 import (
-	"errors"
-	"io"
 	"os"
 
 	"github.com/klauspost/compress/zstd"
@@ -12,11 +10,12 @@ import (
 // frame begins, and frames that follow each other are one stream (RFC 8878, 3).
 type compressor struct {
 	*zstd.Encoder
-	out   *os.File
+	out   *outFile
 	frame int64 // where in out the frame of the last mark begins
 }
 
-func newCompressor(out *os.File) (*compressor, error) {
+func newCompressor(file *os.File) (*compressor, error) {
+	out := &outFile{file: file}
 	encoder, err := zstd.NewWriter(out)
 	if err != nil {
 		return nil, err
@@ -25,18 +24,32 @@ func newCompressor(out *os.File) (*compressor, error) {
 }
 
 // mark ends a frame, so that goBack leads here.
-func (c *compressor) mark() (err error) {
+func (c *compressor) mark() error {
 	if err := c.Close(); err != nil {
 		return err
 	}
 	c.Reset(c.out)
-	c.frame, err = c.out.Seek(0, io.SeekCurrent)
-	return err
+	c.frame = c.out.offset
+	return nil
 }
 
 // goBack takes back what was written since the mark.
 func (c *compressor) goBack() error {
 	c.Reset(c.out) // waits for what is still being written
-	_, err := c.out.Seek(c.frame, io.SeekStart)
-	return errors.Join(err, c.out.Truncate(c.frame))
+	c.out.offset = c.frame
+	return c.out.file.Truncate(c.frame)
+}
+
+// outFile is a file that is written from its start on.
+type outFile struct {
+	file    *os.File
+	offset  int64
+	flusher flusher
+}
+
+func (f *outFile) Write(data []byte) (int, error) {
+	n, err := f.file.WriteAt(data, f.offset)
+	f.offset += int64(n)
+	f.flusher.reached(int(f.file.Fd()), f.offset)
+	return n, err
 }

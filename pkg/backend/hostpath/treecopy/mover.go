@@ -19,6 +19,10 @@ const (
 	// into memory: sharing blocks costs more than it saves.
 	smallFile = 64 << 10
 
+	// writeBehind is how much may be written before the kernel is asked to
+	// begin putting it on the disk.
+	writeBehind = 4 << 20
+
 	// copyChunk is how much is copied between two looks at the context.
 	copyChunk = 8 << 20
 
@@ -236,6 +240,20 @@ func readAt(fd int, buf []byte, offset int64) (int, error) {
 			return n, nil
 		}
 	}
+}
+
+// flusher has the kernel put on the disk what was written to a file, while more
+// is written, so that a sync at the end waits for little.
+type flusher struct{ asked int64 }
+
+// reached tells that the file is written up to offset.
+func (f *flusher) reached(fd int, offset int64) {
+	if offset-f.asked < writeBehind {
+		return
+	}
+	// Only a hint: what is wrong with the disk, the sync will say.
+	_ = unix.SyncFileRange(fd, f.asked, offset-f.asked, unix.SYNC_FILE_RANGE_WRITE)
+	f.asked = offset
 }
 
 func writeAt(fd int, data []byte, offset int64) error {

@@ -7,14 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// writeBuffer is how much of an archive is collected before it is written.
-	writeBuffer = 1 << 20
-
-	// writeBehind is how much may be written before the kernel is asked to
-	// begin putting it on the disk, so that a sync at the end waits for little.
-	writeBehind = 4 << 20
-)
+// writeBuffer is how much of an archive is collected before it is written.
+const writeBuffer = 1 << 20
 
 // tarSink writes an archive: to a file, into which data can be cloned and in
 // which one can go back, or to a stream.
@@ -29,9 +23,9 @@ type tarSink struct {
 	stream *compressor
 
 	// buf is to be written at offset in the archive.
-	buf    []byte
-	offset int64
-	behind int64 // up to where the kernel was asked to put it on the disk
+	buf     []byte
+	offset  int64
+	flusher flusher
 }
 
 func (s *tarSink) put(b *batch) error {
@@ -166,10 +160,8 @@ func (s *tarSink) flush() (err error) {
 		err = writeAt(s.file, s.buf, s.offset)
 	}
 	s.offset, s.buf = s.end(), s.buf[:0]
-	if s.stream == nil && s.offset-s.behind >= writeBehind {
-		// Only a hint: what is wrong with the disk, the sync will say.
-		_ = unix.SyncFileRange(s.file, s.behind, s.offset-s.behind, unix.SYNC_FILE_RANGE_WRITE)
-		s.behind = s.offset
+	if s.stream == nil {
+		s.flusher.reached(s.file, s.offset)
 	}
 	return err
 }
