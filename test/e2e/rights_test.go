@@ -41,25 +41,47 @@ var programs = map[string]string{
 // checkRights compares what the programs were allowed with what they have asked
 // the apiserver for: they lacked no right, each has used only those of its own
 // roles, though all that share a service account have them, and, if all tests
-// ran, every one of those.
+// ran, there is nothing that could be taken away.
 func checkRights(allTests bool) error {
-	granted, err := grantedRights("overlays/kind", "overlays/distributed", "snapshot-controller")
+	granted, err := grantedRules("overlays/kind", "overlays/distributed", "snapshot-controller")
 	if err != nil {
 		return err
 	}
 	used, problems := usedRights()
 	for r := range used {
-		if !granted[r] {
+		if !allow(granted[r.program], r) {
 			problems = append(problems, fmt.Errorf("%s owes its right to %s %s of %q to a role of another program", r.program, r.verb, r.resource, r.group))
 		}
 	}
-	for r := range granted {
-		if allTests && !used[r] && !excused(r, used) {
-			problems = append(problems, fmt.Errorf("%s never uses its right to %s %s of %q", r.program, r.verb, r.resource, r.group))
-		}
+	if allTests {
+		problems = append(problems, unneeded(granted, used)...)
 	}
 	slices.SortFunc(problems, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return errors.Join(problems...)
+}
+
+// unneeded denies the programs, in a copy of their rules, one rule after the
+// other: something that they did has to be forbidden then. And of each rule they
+// have used everything.
+func unneeded(granted map[string][]rbacv1.PolicyRule, used map[right]bool) (problems []error) {
+	for program, rules := range granted {
+		for i, rule := range rules {
+			rest := slices.Delete(slices.Clone(rules), i, i+1)
+			suffices := true
+			for r := range used {
+				suffices = suffices && (r.program != program || allow(rest, r))
+			}
+			if suffices {
+				problems = append(problems, fmt.Errorf("%s can do without the rule %v", program, rule))
+			}
+			for _, r := range rightsOf(program, rule) {
+				if !used[r] && !excused(r, used) {
+					problems = append(problems, fmt.Errorf("%s never uses its right to %s %s of %q", r.program, r.verb, r.resource, r.group))
+				}
+			}
+		}
+	}
+	return problems
 }
 
 // excused says whether a right that was not used has to be there. Who watches
@@ -71,9 +93,10 @@ func excused(r right, used map[right]bool) bool {
 	return r.verb == "list" && used[watch] || r.resource == "events" && r.verb == "patch"
 }
 
-// grantedRights reads the roles of directories of deploy/.
-func grantedRights(dirs ...string) (map[right]bool, error) {
-	granted := map[right]bool{}
+// grantedRules reads the roles in directories of deploy/ and returns the rules
+// for each program.
+func grantedRules(dirs ...string) (map[string][]rbacv1.PolicyRule, error) {
+	roles := map[string]rbacv1.ClusterRole{}
 	for _, dir := range dirs {
 		text, err := kubectl("kustomize", filepath.Join(kube.Root, "deploy", dir))
 		if err != nil {
@@ -89,10 +112,18 @@ func grantedRights(dirs ...string) (map[right]bool, error) {
 			if err != nil {
 				return nil, err
 			}
-			if err := addRights(granted, role); err != nil {
-				return nil, err
+			if len(role.Rules) > 0 && !slices.Contains(userRoles, role.Name) {
+				roles[role.Kind+role.Name] = role // several directories have it
 			}
 		}
+	}
+	granted := map[string][]rbacv1.PolicyRule{}
+	for _, role := range roles {
+		program, known := programs[role.Name]
+		if !known {
+			return nil, fmt.Errorf("whose is the role %s? Add it to programs", role.Name)
+		}
+		granted[program] = append(granted[program], role.Rules...)
 	}
 	return granted, nil
 }
@@ -100,24 +131,23 @@ func grantedRights(dirs ...string) (map[right]bool, error) {
 // userRoles are for people, whose work no test does in full.
 var userRoles = []string{"snapshot-viewer", "snapshot-editor"}
 
-func addRights(granted map[right]bool, role rbacv1.ClusterRole) error {
-	if len(role.Rules) == 0 || slices.Contains(userRoles, role.Name) {
-		return nil
-	}
-	program, known := programs[role.Name]
-	if !known {
-		return fmt.Errorf("whose is the role %s? Add it to programs", role.Name)
-	}
-	for _, rule := range role.Rules {
-		for _, group := range rule.APIGroups {
-			for _, resource := range rule.Resources {
-				for _, verb := range rule.Verbs {
-					granted[right{program, group, resource, verb}] = true
-				}
+// rightsOf is all that a rule allows.
+func rightsOf(program string, rule rbacv1.PolicyRule) (rights []right) {
+	for _, group := range rule.APIGroups {
+		for _, resource := range rule.Resources {
+			for _, verb := range rule.Verbs {
+				rights = append(rights, right{program, group, resource, verb})
 			}
 		}
 	}
-	return nil
+	return rights
+}
+
+// allow says whether one of the rules, in which there are no wildcards, allows it.
+func allow(rules []rbacv1.PolicyRule, r right) bool {
+	return slices.ContainsFunc(rules, func(rule rbacv1.PolicyRule) bool {
+		return slices.Contains(rule.APIGroups, r.group) && slices.Contains(rule.Resources, r.resource) && slices.Contains(rule.Verbs, r.verb)
+	})
 }
 
 // usedRights reads the apiserver's audit log. What was forbidden is a problem.
