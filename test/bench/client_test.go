@@ -19,15 +19,20 @@ import (
 type client struct {
 	*testdriver.Driver
 	b       testing.TB
-	dir     string // where the filesystem is mounted
-	targets string // where volumes are staged and published
-	layout  string // of new volumes: directory, image, block
+	dir     string   // where the filesystem is mounted
+	targets string   // where volumes are staged and published
+	layout  string   // of new volumes: directory, image, block
+	sources []string // what copies will read: files and trees
 	names   atomic.Int64
 }
 
 func newClient(b testing.TB, filesystem, layout string) *client {
 	b.Helper()
-	dir := newFilesystem(b, filesystem)
+	return newClientOn(b, newFilesystem(b, filesystem, 40*gib), layout)
+}
+
+func newClientOn(b testing.TB, dir, layout string) *client {
+	b.Helper()
 	c := &client{
 		Driver: testdriver.New(b, filepath.Join(dir, "root")), b: b, dir: dir, targets: testenv.TempDir(b), layout: layout,
 	}
@@ -46,11 +51,11 @@ func (c *client) within(b testing.TB) (outside func()) {
 
 // newFilesystem makes a filesystem in a file or, with SNAPDRIVER_BENCH_DIR, takes
 // a directory of the one that is mounted there under the name of its kind.
-func newFilesystem(b testing.TB, kind string) string {
+func newFilesystem(b testing.TB, kind string, size int64) string {
 	b.Helper()
 	mounted := os.Getenv("SNAPDRIVER_BENCH_DIR")
 	if mounted == "" {
-		return testenv.Filesystem(b, kind, 40*gib)
+		return testenv.Filesystem(b, kind, size)
 	}
 	dir, err := os.MkdirTemp(filepath.Join(mounted, kind), "bench")
 	if err != nil {
@@ -188,3 +193,6 @@ func (c *client) data(volume string) string {
 	}
 	return filepath.Join(c.Root, "volumes", volume, name)
 }
+
+// archive is where the driver keeps a snapshot.
+func (c *client) archive(snapshot string) string { return filepath.Join(c.Root, "snapshots", snapshot) }

@@ -159,22 +159,9 @@ func (c *client) committing(volume string) contender {
 // freezing flushes, freezes and thaws the filesystem mounted at a target.
 func (c *client) freezing(target string) contender {
 	return contender{name: "freeze", durable: true, prepare: func() (run, undo func()) {
-		return func() {
-			mount, err := os.Open(target)
-			c.check(err)
-			defer mount.Close()
-			c.check(unix.Syncfs(int(mount.Fd())))
-			c.check(unix.IoctlSetInt(int(mount.Fd()), fifreeze, 0))
-			c.check(unix.IoctlSetInt(int(mount.Fd()), fithaw, 0))
-		}, nil
+		return func() { c.freeze(target) }, nil
 	}}
 }
-
-// The ioctls of linux/fs.h, which package unix does not have.
-const (
-	fifreeze = 0xc0045877
-	fithaw   = 0xc0045878
-)
 
 func (c *client) cloneFile(source, made string, sync bool) {
 	from, err := os.Open(source)

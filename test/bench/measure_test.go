@@ -23,7 +23,8 @@ type contender struct {
 
 // compare runs what the driver does and the floors in turn, b.N times each, and
 // reports. Before each run the filesystem is synced, so that nobody pays for
-// what others have written.
+// what others have written, and what the client says will be read is in memory,
+// so that nobody reads it for the others.
 func compare(b *testing.B, c *client, ours func() (run, undo func()), floors ...contender) {
 	b.Helper()
 	defer c.within(b)()
@@ -34,6 +35,7 @@ func compare(b *testing.B, c *client, ours func() (run, undo func()), floors ...
 		for i, floor := range floors {
 			run, undo := floor.prepare()
 			c.settle()
+			c.warm()
 			begun := time.Now()
 			run()
 			took[i] = append(took[i], since(begun))
@@ -60,6 +62,7 @@ func (r *runs) add(c *client, prepare func() (run, undo func())) {
 	run, undo := prepare()
 	c.settle()
 	used := usedBytes(c.b, c.dir)
+	c.warm()
 	c.resetPeak()
 	cpu, begun := c.cpu(), time.Now()
 	run()

@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -80,9 +82,9 @@ func (c *client) statusMiB(field string) float64 {
 	return float64(n) / 1024
 }
 
-// settle waits until the driver has removed what was deleted, and the
-// filesystem has freed what that took, which it does in the background; and
-// syncs.
+// settle waits until the driver has removed what was deleted, and has the
+// filesystem end what it does in the background: to be frozen, it has to free what
+// was deleted and to write all of its log's changes to their places.
 func (c *client) settle() {
 	c.b.Helper()
 	for {
@@ -95,11 +97,67 @@ func (c *client) settle() {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	for before := int64(-1); ; time.Sleep(20 * time.Millisecond) {
-		used := usedBytes(c.b, c.dir)
-		if used == before {
-			return
-		}
-		before = used
+	c.freeze(c.dir)
+}
+
+// warm reads the sources, of which the kernel may have taken any out of memory.
+// It also has some memory at hand that was in use just now: a hypervisor may have
+// taken back what was not, and to get it again takes longer than to fill it.
+func (c *client) warm() {
+	c.b.Helper()
+	if len(c.sources) == 0 {
+		return
 	}
+	memory, err := unix.Mmap(-1, 0, 512*mib, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	c.check(err)
+	c.check(unix.Munmap(memory))
+	for _, source := range c.sources {
+		c.check(filepath.WalkDir(source, func(path string, entry os.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() {
+				return err
+			}
+			return readData(path)
+		}))
+	}
+}
+
+// readData reads a file, but for its holes.
+func readData(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for end := int64(0); ; {
+		start, err := file.Seek(end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if end, err = file.Seek(start, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.Discard, io.NewSectionReader(file, start, end-start)); err != nil {
+			return err
+		}
+	}
+}
+
+// The ioctls of linux/fs.h, which package unix does not have.
+const (
+	fifreeze = 0xc0045877
+	fithaw   = 0xc0045878
+)
+
+// freeze flushes, freezes and thaws the filesystem mounted at dir.
+func (c *client) freeze(dir string) {
+	c.b.Helper()
+	mount, err := os.Open(dir)
+	c.check(err)
+	defer mount.Close()
+	c.check(unix.Syncfs(int(mount.Fd())))
+	c.check(unix.IoctlSetInt(int(mount.Fd()), fifreeze, 0))
+	c.check(unix.IoctlSetInt(int(mount.Fd()), fithaw, 0))
 }

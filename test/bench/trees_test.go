@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 )
@@ -24,15 +27,16 @@ const (
 type tree struct {
 	name string
 	fill func(b testing.TB, dir string)
+	room int64 // in bytes, for it and all copies of it
 }
 
 var (
-	bigFiles     = tree{"4-big-files", fillBig}
-	compressible = tree{"4-compressible-files", fillCompressible}
-	sparseFile   = tree{"sparse-file", fillSparse}
-	smallFiles   = tree{"20000-small-files", fillSmall}
-	toolchain    = tree{"go-toolchain", fillToolchain}
-	fragmented   = tree{"fragmented-file", fillFragmented}
+	bigFiles     = tree{"4-big-files", fillBig, 40 * gib}
+	compressible = tree{"4-compressible-files", fillCompressible, 40 * gib}
+	sparseFile   = tree{"sparse-file", fillSparse, 40 * gib}
+	smallFiles   = tree{"20000-small-files", fillSmall, 4 * gib}
+	toolchain    = tree{"go-toolchain", fillToolchain, 6 * gib}
+	fragmented   = tree{"fragmented-file", fillFragmented, 40 * gib}
 )
 
 // fillBig makes 1 GiB of noise in 4 files.
@@ -157,6 +161,22 @@ func overwrite(b testing.TB, path string, offset, stride, piece int64) (written 
 		written += int64(len(data))
 	}
 	return written
+}
+
+// occupy has all blocks of a filesystem's file allocated, once, as those of a disk
+// are: with some that are not yet, one would pay for it and the other not.
+func occupy(b testing.TB, dir string) {
+	path := filepath.Join(dir, "everything")
+	file, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(path)
+	defer file.Close()
+	if _, err := io.Copy(file, noise(0)); !errors.Is(err, unix.ENOSPC) {
+		b.Fatal(err)
+	}
+	syncFilesystem(b, dir)
 }
 
 // noise returns bytes without end that cannot be compressed.

@@ -26,12 +26,19 @@ func BenchmarkDirectory(b *testing.B) {
 }
 
 func benchDirectory(b *testing.B, filesystem string, tree tree) {
-	c := newClient(b, filesystem, "directory")
+	dir := newFilesystem(b, filesystem, tree.room)
+	if tree.room < 40*gib {
+		occupy(b, dir)
+	}
+	c := newClientOn(b, dir, "directory")
 	volume := c.createVolume(nil)
 	tree.fill(b, c.publish(volume))
 	c.unpublish(volume)
 	snapshot := c.createSnapshot(volume, "")
 	f := newFloors(c, filesystem, volume)
+	if tree.name != fragmented.name { // of which nobody reads the data
+		c.sources = []string{c.data(volume), c.archive(snapshot), f.archive()}
+	}
 
 	run := func(operation string, ours func() (run, undo func()), floors ...contender) {
 		b.Run("op="+operation, func(b *testing.B) { compare(b, c, ours, floors...) })
