@@ -27,7 +27,7 @@ func (b *Backend) fillImage(ctx context.Context, stage *os.Root, from source, re
 		if err == nil && record.Layout == layoutImage {
 			err = mkfs(ctx, image.Name(), record.FSType)
 			if err != nil { // is it the filesystem below? mkfs has words of its own for that
-				err = errors.Join(err, stillWrites(image))
+				err = errors.Join(err, image.Sync(), stillWrites(image))
 			}
 		}
 		return err

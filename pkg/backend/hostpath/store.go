@@ -298,12 +298,12 @@ func classify(err error) error {
 	return err
 }
 
-// explain says of an error that tells of a failed filesystem which one that is: to
-// who reads it, the name of a system call and of a file below the root do not.
+// explain says of an error that tells of a failed filesystem which one that can be:
+// to who reads it, the name of a system call and of a file below the root do not.
 func (b *Backend) explain(err error) error {
 	for _, failure := range []error{unix.EIO, unix.EROFS, unix.EUCLEAN, unix.ESHUTDOWN} {
 		if errors.Is(err, failure) {
-			return fmt.Errorf("the filesystem of %s does not work as it should, see the kernel's log: %w", b.path, err)
+			return fmt.Errorf("the filesystem of %s, or that of a volume in it, fails or is read-only, see the kernel's log: %w", b.path, err)
 		}
 	}
 	return err
