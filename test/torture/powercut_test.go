@@ -81,14 +81,22 @@ func TestPowerCut(t *testing.T) {
 // many blocks are not flushed, or at last when a boot's time has passed. At most
 // moments all is flushed, and then a cut loses nothing.
 func (g *guest) workUntilCut(after time.Duration, unflushed int, workers []*worker, do func(*worker)) {
+	ended, cut := make(chan struct{}), make(chan bool, 1)
 	timer := time.AfterFunc(after, func() {
 		for deadline := time.Now().Add(g.bootTime); g.disk.Unflushed() < unflushed && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
+			select {
+			case <-ended:
+				cut <- false
+				return
+			case <-time.After(time.Millisecond):
+			}
 		}
 		g.vm.Kill()
+		cut <- true
 	})
 	forAll(workers, do)
-	if timer.Stop() {
+	close(ended)
+	if timer.Stop() || !<-cut {
 		err := g.vm.Run(testvm.Command{Args: []string{"true"}}) // shows the console of a machine that has died
 		g.t.Errorf("the driver, or the machine, has died before the power was cut: %v", err)
 	}
