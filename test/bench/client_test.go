@@ -55,7 +55,11 @@ func newFilesystem(b testing.TB, kind string, size int64) string {
 	b.Helper()
 	mounted := os.Getenv("SNAPDRIVER_BENCH_DIR")
 	if mounted == "" {
-		return testenv.Filesystem(b, kind, size)
+		dir := testenv.Filesystem(b, kind, size)
+		if size <= 6*gib { // all of a larger one would take minutes
+			occupy(b, dir)
+		}
+		return dir
 	}
 	dir, err := os.MkdirTemp(filepath.Join(mounted, kind), "bench")
 	if err != nil {

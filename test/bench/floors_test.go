@@ -89,7 +89,10 @@ func (f *floors) subvolume() contender {
 	}
 	return contender{name: "subvolume", prepare: func() (run, undo func()) {
 		return func() { testenv.Run(f.c.b, "btrfs", "subvolume", "snapshot", subvolume, f.made) },
-			func() { testenv.Run(f.c.b, "btrfs", "subvolume", "delete", f.made) }
+			func() {
+				testenv.Run(f.c.b, "btrfs", "subvolume", "delete", f.made)
+				testenv.Run(f.c.b, "btrfs", "subvolume", "sync", f.c.dir)
+			}
 	}}
 }
 

@@ -83,8 +83,8 @@ func (c *client) statusMiB(field string) float64 {
 }
 
 // settle waits until the driver has removed what was deleted, and has the
-// filesystem end what it does in the background: to be frozen, it has to free what
-// was deleted and to write all of its log's changes to their places.
+// filesystem end what it does in the background: to be frozen, XFS has to free what
+// was deleted, and XFS and ext4 to write all of the log's changes to their places.
 func (c *client) settle() {
 	c.b.Helper()
 	for {

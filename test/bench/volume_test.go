@@ -26,11 +26,7 @@ func BenchmarkDirectory(b *testing.B) {
 }
 
 func benchDirectory(b *testing.B, filesystem string, tree tree) {
-	dir := newFilesystem(b, filesystem, tree.room)
-	if tree.room < 40*gib {
-		occupy(b, dir)
-	}
-	c := newClientOn(b, dir, "directory")
+	c := newClientOn(b, newFilesystem(b, filesystem, tree.room), "directory")
 	volume := c.createVolume(nil)
 	tree.fill(b, c.publish(volume))
 	c.unpublish(volume)
