@@ -21,7 +21,9 @@ setting() { sed -n "s/^  $1: //p" "$overlay/settings.yaml"; }
 # Whether the namespace is one that an overlay has made.
 own_namespace() {
     case $namespace in default | kube-*) return 1 ;; esac
-    [ -n "$(kubectl get namespaces -l "$ours" --field-selector "metadata.name=$namespace" -o name)" ]
+    local found
+    found=$(kubectl get namespaces -l "$ours" --field-selector "metadata.name=$namespace" -o name) || die "cannot see whose the namespace $namespace is"
+    [ -n "$found" ]
 }
 
 choose_overlay() {

@@ -16,6 +16,10 @@ tests=$(grep -rEo --include='*_test.go' --exclude-dir=.cache '^func Fuzz\w*\(' .
     sed -E 's|/[^/]*:func (\w+)\($| \1|' | awk -v name="$name" '$2 ~ name' | sort)
 [ -n "$tests" ] || { echo "fuzz: there is no fuzz test that matches $name" >&2; exit 1; }
 
+# A few tests share the processors that there are.
+count=$(wc -l <<<"$tests")
+export workers=$((($(nproc) + count - 1) / count))
+
 out=$(mktemp -d)
 export out
 trap 'rm -rf "$out"' EXIT
@@ -28,7 +32,7 @@ fuzz() {
     local dir=$1 test=$2 log
     log=$(mktemp --tmpdir="$out")
     echo "--- $test in $dir" >"$log"
-    if ! (cd "$dir" && go test -run '^$' -fuzz "^$test\$" -fuzztime "$time" -fuzzminimizetime 1s -parallel 1 .) >>"$log" 2>&1 &&
+    if ! (cd "$dir" && go test -run '^$' -fuzz "^$test\$" -fuzztime "$time" -fuzzminimizetime 1s -parallel "$workers" .) >>"$log" 2>&1 &&
         ! found_nothing "$log"; then
         echo "fuzz: $test in $dir has failed; mend it, and commit the input that it names" >>"$out/failed"
     fi

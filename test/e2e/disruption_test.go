@@ -130,16 +130,16 @@ func TestDriverKilled(t *testing.T) {
 	slow := slowSnapshotClass(t)
 	for _, way := range []struct {
 		name string
-		kill func(testing.TB)
+		kill func(testing.TB, string)
 	}{
 		{"process", killDriver},
-		{"pod", deleteDriverPod},
+		{"pod", deletePod},
 	} {
 		t.Run(way.name, func(t *testing.T) { testDriverKilled(t, slow, way.kill) })
 	}
 }
 
-func testDriverKilled(t *testing.T, slow string, kill func(testing.TB)) {
+func testDriverKilled(t *testing.T, slow string, kill func(t testing.TB, pod string)) {
 	s := newSpace(t)
 	s.use("data", directoryKind, small, nil)
 	want := s.writeNoise("data", 200)
@@ -166,10 +166,11 @@ func testDriverKilled(t *testing.T, slow string, kill func(testing.TB)) {
 }
 
 // killAtWork kills the driver as soon as it is building something.
-func killAtWork(t testing.TB, kill func(testing.TB)) {
+func killAtWork(t testing.TB, kill func(t testing.TB, pod string)) {
 	t.Helper()
+	pod := driverPodField(t, "{.items[*].metadata.name}")
 	awaitWork(t)
-	kill(t)
+	kill(t, pod)
 	if len(driverFiles(t, node, "staging")) == 0 {
 		t.Fatal("the driver was done before it was killed; the test needs more data")
 	}
@@ -177,26 +178,18 @@ func killAtWork(t testing.TB, kill func(testing.TB)) {
 
 // killDriver leaves the driver no time for anything. The kubelet starts its
 // container again.
-func killDriver(t testing.TB) {
+func killDriver(t testing.TB, _ string) {
 	t.Helper()
 	if err := kube.Kill(node, "snapdriver"); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// deleteDriverPod takes the driver's pod out of the API at once, with all its
-// sidecars. While the kubelet still ends their containers, the next pod starts.
-func deleteDriverPod(t testing.TB) {
+// deletePod takes the driver's pod out of the API at once, with all its
+// sidecars. The kubelet still tells it to end, and meanwhile starts the next.
+func deletePod(t testing.TB, pod string) {
 	t.Helper()
-	pods := core.CoreV1().Pods(driverSpace)
-	list, err := pods.List(t.Context(), metav1.ListOptions{LabelSelector: driverLabel})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(list.Items) != 1 {
-		t.Fatalf("the driver has %d pods, want one", len(list.Items))
-	}
-	if err := pods.Delete(t.Context(), list.Items[0].Name, *metav1.NewDeleteOptions(0)); err != nil {
+	if err := core.CoreV1().Pods(driverSpace).Delete(t.Context(), pod, *metav1.NewDeleteOptions(0)); err != nil {
 		t.Fatal(err)
 	}
 }
