@@ -156,7 +156,7 @@ func testDriverKilled(t *testing.T, slow string, kill func(t testing.TB, pod str
 	killAtWork(t, kill)
 	// The kubelet may lose the driver for a while (see the registrar's probe in
 	// daemonset.yaml), and then waits longer with each attempt.
-	s.awaitPodFor(2*patience, "restored")
+	s.awaitPodFor(3*patience, "restored")
 	if got := s.checksum("restored"); got != want {
 		t.Errorf("restored is %s, want %s", got, want)
 	}
