@@ -32,8 +32,9 @@ var suites = []suite{
 	{name: "block", packages: []string{"pkg/backend/lvm"}, tests: []string{"TestConformance/block"}},
 	{name: "books", packages: []string{"test/torture"}, tests: []string{"TestBooks", "TestKill"}},
 	{name: "torture", packages: []string{"test/torture"}, tests: []string{"TestCommandsOfLVM", "TestDieAtEachStep", "TestListTokens", "TestPublishTable", "TestRaceSameName", "TestReboot"}},
-	{name: "races", packages: []string{"test/torture"}, tests: []string{"TestListsWhileObjectsComeAndGo", "TestRaceMany", "TestRaceOfTwo"}},
-	{name: "input", packages: []string{"test/torture"}, tests: []string{"TestInputFields", "TestInputGarbage", "TestInputNotUTF8", "TestInputSecrets"}},
+	{name: "races and input", packages: []string{"test/torture"}, tests: []string{
+		"TestInputNotUTF8", "TestInputSecrets", "TestListsWhileObjectsComeAndGo", "TestRaceMany", "TestRaceOfTwo",
+	}},
 	{name: "failing disks", packages: []string{"test/torture"}, tests: []string{"TestFilesystemFails", "TestUnreadableFile"}},
 	{name: "csi-sanity", packages: []string{"test/sanity"}},
 	{name: "compatibility", packages: []string{"test/compat"}, tests: []string{"TestLVM"}},
