@@ -27,10 +27,16 @@ type contender struct {
 // so that nobody reads it for the others.
 func compare(b *testing.B, c *client, ours func() (run, undo func()), floors ...contender) {
 	b.Helper()
+	compareTimes(b, b.N, c, ours, floors...)
+}
+
+// compareTimes is compare with another number of runs than b.N.
+func compareTimes(b *testing.B, times int, c *client, ours func() (run, undo func()), floors ...contender) {
+	b.Helper()
 	defer c.within(b)()
 	var own runs
 	took, synced := make([][]float64, len(floors)), make([][]float64, len(floors))
-	for range b.N {
+	for range times {
 		own.add(c, ours)
 		for i, floor := range floors {
 			run, undo := floor.prepare()
