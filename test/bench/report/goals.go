@@ -48,9 +48,10 @@ func compareGoals(results []result) string {
 		if !found {
 			continue
 		}
-		sign, missed := "<=", worst > g.limit
+		// As it is printed: what the last digit hides is noise.
+		sign, missed := "<=", round(worst) > g.limit
 		if g.least {
-			sign, missed = ">=", worst < g.limit
+			sign, missed = ">=", round(worst) < g.limit
 		}
 		measured := number(worst)
 		if name != "" {

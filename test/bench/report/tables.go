@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"regexp"
 	"runtime"
@@ -126,11 +127,14 @@ func (r result) number(metric string) string {
 	return ""
 }
 
-// number has three digits that count, or all before the point.
-func number(value float64) string {
+// number writes a figure rounded.
+func number(value float64) string { return strconv.FormatFloat(round(value), 'f', -1, 64) }
+
+// round leaves two digits that count, or all before the point.
+func round(value float64) float64 {
 	if value >= 100 || value <= -100 {
-		return strconv.FormatFloat(value, 'f', 0, 64)
+		return math.Round(value)
 	}
 	short, _ := strconv.ParseFloat(strconv.FormatFloat(value, 'g', 2, 64), 64) // cannot fail
-	return strconv.FormatFloat(short, 'f', -1, 64)
+	return short
 }
