@@ -90,8 +90,8 @@ explain() {
 # which node is to take them.
 check_controller() {
     local controllers
-    controllers=$(kubectl get deployments -A -o 'jsonpath={range .items[*].spec.template.spec.containers[*]}{.image} {.args}{"\n"}{end}' | grep '/snapshot-controller[:@]') ||
-        { say "warning: no snapshot controller is to be found; without one, no snapshot is taken (make snapshot-controller)"; return; }
+    controllers=$(kubectl get deployments -A -o 'jsonpath={range .items[*].spec.template.spec.containers[*]}{.image} {.args}{"\n"}{end}' | grep '[/-]snapshot-controller[:@]') ||
+        { say "warning: no snapshot controller is to be seen; without one, no snapshot is taken (kubectl apply -k deploy/snapshot-controller)"; return; }
     if kubectl kustomize "$overlay" | grep -q -- '--node-deployment$' &&
         ! grep -q -- '--enable-distributed-snapshotting\(=true\)\?"' <<<"$controllers"; then
         say "warning: the snapshot controller lacks --enable-distributed-snapshotting; snapshots will not become ready"
