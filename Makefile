@@ -4,7 +4,7 @@ GO      ?= go
 BIN     := bin
 TOOLS   := $(CURDIR)/.cache/bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-IMAGE   ?= ghcr.io/snapdriver/snapdriver:$(VERSION)
+IMAGE   ?= $(shell sed -n 's|^ *image: \(.*/snapdriver:.*\)|\1|p' deploy/base/daemonset.yaml)
 
 # The end-to-end tests are a module of their own. Everything is compiled as the
 # cluster's programs are (-trimpath, no cgo), hence once, in whichever directory.
@@ -31,7 +31,7 @@ TESTFLAGS ?= $(shell command -v gcc >/dev/null && echo -race) -timeout 60m
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/snapdriver
@@ -80,14 +80,9 @@ conformance: setup ## Run the tests of others, an hour or so, and write docs/con
 	cp $(REPORTS)/conformance.md docs/
 
 .PHONY: e2e-up
-e2e-up: setup ## Start that cluster, to try things out; the first time this compiles Kubernetes
-	$(E2E) $(GO) run ./cmd/cluster -root $(CURDIR) build
-	$(E2E) $(GO) run ./cmd/cluster -root $(CURDIR) up
+e2e-up: setup ## Start that cluster with the driver, to try things out; the first time this compiles Kubernetes
+	$(E2E) $(GO) test -v -count=1 -timeout 60m -keep -run '^$$' .
 	@echo "export KUBECONFIG=$$($(E2E) $(GO) run ./cmd/cluster kubeconfig)"
-
-.PHONY: e2e-driver
-e2e-driver: ## Give that cluster the driver's image, as $(IMAGE)
-	$(E2E) $(GO) run ./cmd/cluster -root $(CURDIR) driver $(IMAGE)
 
 .PHONY: e2e-down
 e2e-down: ## End that cluster, and remove all that it wrote

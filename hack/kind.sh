@@ -35,8 +35,8 @@ up() {
         docker exec "$node" sh -c 'for i in $(seq 0 127); do [ -e /dev/loop$i ] || mknod /dev/loop$i b 7 "$i"; done'
     done
 
-    # The tag that the manifests name, so that they apply as they are: an image
-    # that is on the node is not pulled.
+    # By the name that the manifests have for it, so that they apply as they are:
+    # an image that is on the node is not pulled.
     local image
     image=$(sed -n 's/^ *image: \(.*\/snapdriver:.*\)/\1/p' deploy/base/daemonset.yaml)
     say "image $image"
