@@ -30,26 +30,21 @@ func Mount(m backend.Mount, path string, flags Flags) error {
 	if m.FSType == "" {
 		return Bind(m.Source, path, flags)
 	}
-	// A program that another call starts right now would hold the mount too,
-	// from fork to exec, and make an unmount that soon follows fail.
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
 	filesystem, err := openFilesystem(m)
 	if err != nil {
 		return fmt.Errorf("mount %s of %s: %w", m.FSType, m.Source, err)
 	}
 	defer func() { _ = unix.Close(filesystem) }()
-	return attach(filesystem, path, flags)
+	return attach(path, flags, func() (int, error) { return unix.Fsmount(filesystem, unix.FSMOUNT_CLOEXEC, 0) })
 }
 
-// openFilesystem returns a mount of the filesystem on a device that is nowhere
-// yet.
+// openFilesystem opens the filesystem on a device, of which nothing is mounted
+// yet. That may take long: it reads the device, and replays what a log has.
 func openFilesystem(m backend.Mount) (int, error) {
 	context, err := unix.Fsopen(m.FSType, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return 0, fmt.Errorf("the kernel does not have it: %w", err)
 	}
-	defer func() { _ = unix.Close(context) }()
 	err = unix.FsconfigSetString(context, "source", m.Source)
 	for _, option := range m.Options {
 		if err == nil {
@@ -60,9 +55,11 @@ func openFilesystem(m backend.Mount) (int, error) {
 		err = unix.FsconfigCreate(context)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%w; the kernel says: %q", err, kernelMessages(context))
+		err = fmt.Errorf("%w; the kernel says: %q", err, kernelMessages(context))
+		_ = unix.Close(context)
+		return 0, err
 	}
-	return unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, 0)
+	return context, nil
 }
 
 // kernelMessages returns what the kernel has to say about a mount that failed.
@@ -79,19 +76,59 @@ func kernelMessages(context int) (messages []string) {
 // Bind makes source, a directory or a device node, appear at an existing path,
 // with flags beside those of the mount that source lies on.
 func Bind(source, path string, flags Flags) error {
-	syscall.ForkLock.RLock() // as in Mount
-	defer syscall.ForkLock.RUnlock()
-	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	from, err := openSource(source)
 	if err != nil {
-		return fmt.Errorf("clone the mount of %q: %w", source, err)
+		return fmt.Errorf("open %q: %w", source, err)
 	}
-	defer func() { _ = unix.Close(tree) }()
-	return attach(tree, path, flags)
+	defer func() { _ = unix.Close(from) }()
+	return attach(path, flags, func() (int, error) {
+		return unix.OpenTree(from, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	})
 }
 
-// attach puts a mount that is nowhere yet at a path, with flags beside those
-// that it has.
-func attach(mount int, path string, flags Flags) error {
+// openSource opens what Bind makes appear elsewhere, as a place. A symbolic link
+// is followed to a device alone: udev makes such links. A directory in a place
+// where others can make links is what it is.
+func openSource(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	var stat unix.Stat_t
+	if err = unix.Fstat(fd, &stat); err == nil && stat.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return fd, nil
+	}
+	_ = unix.Close(fd)
+	if err != nil {
+		return 0, err
+	}
+	if fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+		return 0, err
+	}
+	if err = unix.Fstat(fd, &stat); err == nil && !isDevice(&stat) {
+		err = errors.New("it is a symbolic link, and not to a device")
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
+}
+
+// attach puts what open returns, a mount that is nowhere yet, at a path, with
+// flags beside those that it has.
+//
+// A program that another call starts meanwhile would hold the mount too, from
+// fork to exec, and make an unmount that soon follows fail. So none is started,
+// for the moment that this takes: nothing here waits for a disk.
+func attach(path string, flags Flags, open func() (mount int, err error)) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	mount, err := open()
+	if err != nil {
+		return fmt.Errorf("open a mount: %w", err)
+	}
+	defer func() { _ = unix.Close(mount) }()
 	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, flags.attr()); err != nil {
 		return fmt.Errorf("set mount flags: %w", err)
 	}

@@ -74,6 +74,32 @@ func bind(t *testing.T, source, path string) {
 	})
 }
 
+// TestBindLink: a link to a device is the device, as udev means it. A link to
+// anything else is nothing that could be bound.
+func TestBindLink(t *testing.T) {
+	device := loopDevice(t, "ext4")
+	base := tree(t, "directory")
+	at := func(name string) string { return filepath.Join(base, name) }
+	for link, to := range map[string]string{"to-device": device, "to-directory": at("volume"), "to-nothing": at("nothing")} {
+		if err := os.Symlink(to, at(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(at("file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bind(t, at("to-device"), at("file"))
+	if holds, err := Holds(at("file"), backend.Mount{Source: device}); err != nil || !holds {
+		t.Errorf("the device is not what the link to it has brought: %v", err)
+	}
+	for _, link := range []string{"to-directory", "to-nothing"} {
+		if err := Bind(at(link), at("directory"), 0); err == nil {
+			t.Errorf("%s was bound", link)
+			_ = Unmount(at("directory"))
+		}
+	}
+}
+
 // TestUnmountWhatIsInUse waits for who has it in use for a moment, and not for who
 // keeps it.
 func TestUnmountWhatIsInUse(t *testing.T) {
