@@ -293,3 +293,26 @@ func TestChangeInTheTickOfTheScan(t *testing.T) {
 		}
 	})
 }
+
+// A file that was emptied before its turn is written as what it is then: to
+// write zeros for what it was first could fill the disk.
+func TestFileThatWasEmptiedTakesNoRoom(t *testing.T) {
+	source := createFile(t, filepath.Join(testenv.Filesystem(t, "ext4", 64<<20), "file"))
+	must(t, writeAt(int(source.Fd()), random(32<<20), 0))
+	e := entry{path: "file", mode: unix.S_IFREG | 0o600, contents: contents{file: int(source.Fd()), live: true}}
+	must(t, e.contents.scan())
+	must(t, source.Truncate(0))
+
+	out := createFile(t, filepath.Join(testenv.Filesystem(t, "ext4", 16<<20), "tar"))
+	w := newWorkers(t.Context())
+	defer w.cancel(nil)
+	m, err := newMover(w, out, nil)
+	must(t, err)
+	f, err := newFreezer(out, m)
+	must(t, err)
+	sink := &tarSink{workers: w, mover: m, freezer: f, file: int(out.Fd())}
+	must(t, sink.putEntry(&e))
+	if e.contents.size != 0 || sink.end() > writeBuffer {
+		t.Errorf("%d bytes in an archive of %d", e.contents.size, sink.end())
+	}
+}

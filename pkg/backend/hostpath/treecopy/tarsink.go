@@ -60,6 +60,15 @@ func (s *tarSink) putEntry(e *entry) error {
 			return err
 		}
 	}
+	// It was looked at ahead. While what comes before was copied, all of it may
+	// have been cut off, and be written as zeros.
+	if changed, err := c.changed(); err != nil {
+		return err
+	} else if changed {
+		if err := e.rescan(); err != nil {
+			return err
+		}
+	}
 	start := s.end()
 	for attempt := 1; ; attempt++ {
 		if err := s.write(e); err != nil {
