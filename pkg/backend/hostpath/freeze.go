@@ -27,8 +27,30 @@ const (
 // thawed them.
 type freezes struct {
 	mu             sync.Mutex
+	frozen         map[uint64]bool // by this process, now: numbers of devices
 	count          int
 	total, longest time.Duration
+}
+
+// begin says that this process freezes the filesystem on a device; false when it
+// has frozen it already.
+func (f *freezes) begin(device uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.frozen[device] {
+		return false
+	}
+	if f.frozen == nil {
+		f.frozen = make(map[uint64]bool)
+	}
+	f.frozen[device] = true
+	return true
+}
+
+func (f *freezes) end(device uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.frozen, device)
 }
 
 func (f *freezes) add(frozen time.Duration) {
@@ -58,8 +80,17 @@ func (f *freezes) gauges() []backend.Gauge {
 // would leave it. When the process dies meanwhile, the next Recover thaws.
 //
 // A filesystem that somebody else has frozen (a backup tool, before it asked
-// for the snapshot) is frozen well enough, and left so.
+// for the snapshot) is frozen well enough, and left so. Not so what another call
+// of this has frozen, which may thaw it too early: ErrBusy.
 func (f *freezes) whileFrozen(ctx context.Context, mount *os.File, limit time.Duration, work func(context.Context) error) (err error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(mount.Fd()), &stat); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if !f.begin(stat.Dev) {
+		return fmt.Errorf("another snapshot or clone of the volume is being taken; repeat the call later: %w", backend.ErrBusy)
+	}
+	defer f.end(stat.Dev)
 	begun := time.Now()
 	switch err := ioctl(mount, fifreeze); {
 	case errors.Is(err, unix.EBUSY):

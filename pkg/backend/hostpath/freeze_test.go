@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // frozen says whether a filesystem is frozen, by trying to freeze it.
@@ -58,6 +59,27 @@ func TestFreezeEndsWithTheWork(t *testing.T) {
 	}
 	if frozen(t, mount) {
 		t.Error("still frozen")
+	}
+}
+
+// The end of one would thaw what the other takes for frozen.
+func TestOneFreezeAtATime(t *testing.T) {
+	mount := openMounted(t)
+	var f freezes
+	nothing := func(context.Context) error { return nil }
+	if err := f.whileFrozen(t.Context(), mount, time.Hour, func(ctx context.Context) error {
+		if err := f.whileFrozen(ctx, mount, time.Hour, nothing); !errors.Is(err, backend.ErrBusy) {
+			t.Errorf("a second one meanwhile: %v", err)
+		}
+		if !frozen(t, mount) {
+			t.Error("it has thawed the filesystem")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.whileFrozen(t.Context(), mount, time.Hour, nothing); err != nil {
+		t.Errorf("a second one after it: %v", err)
 	}
 }
 
