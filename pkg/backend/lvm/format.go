@@ -60,6 +60,9 @@ func (b *Backend) format(ctx context.Context, id string) error {
 	if err := b.runner.write(ctx, "mkfs."+o.fsType, filesystems[o.fsType].makeArguments(identityOf(id), device)...); err != nil {
 		return err
 	}
+	// It may have outlasted its caller. Without the record of it, the next attempt
+	// would discard it.
+	ctx = context.WithoutCancel(ctx)
 	if o.fsType == "btrfs" {
 		if err := identify(device, identityOf(id)); err != nil {
 			return err

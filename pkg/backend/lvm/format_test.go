@@ -1,6 +1,7 @@
 package lvm_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -230,6 +231,34 @@ func (f *fixture) dieBefore(id backend.VolumeID, prefix string) {
 	}()
 	<-died
 	b.Crash()
+	f.open()
+}
+
+// A filesystem that took longer to make than its caller waited is one.
+func TestFormattingOutlastsItsCaller(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("volume", "ext4", backend.Source{})
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	formatted := 0
+	b := f.at.Open(f, func(name string) {
+		if strings.HasPrefix(name, "mkfs") {
+			formatted++
+			leave()
+		}
+	})
+	if _, err := b.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = b.Attach(ctx, id) // whatever it answers, nobody hears it
+	if _, err := b.Attach(t.Context(), id); err != nil || formatted != 1 {
+		t.Errorf("formatted %d times: %v", formatted, err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
 	f.open()
 }
 
