@@ -185,7 +185,7 @@ func (b *Backend) Available(_ context.Context, profile backend.Profile) (int64, 
 	if err := unix.Statfs(b.path, &stat); err != nil {
 		return 0, fmt.Errorf("ask for the free space of %s: %w", b.path, err)
 	}
-	free := min(int64(stat.Bavail)*stat.Bsize, limits.Max)
+	free := min(int64(stat.Bavail)*stat.Frsize, limits.Max)
 	return free - free%limits.Granularity, nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/moby/sys/mountinfo"
@@ -73,8 +75,8 @@ func (b *Backend) checkRoot() error {
 	return nil
 }
 
-// rootFilesystem returns what is wrong with the filesystem of the root. The
-// mount of it cannot become read-only: the lock file is open for writing.
+// rootFilesystem returns what is wrong with the filesystem of the root, or with
+// the mount of it.
 func (b *Backend) rootFilesystem() ([]backend.Condition, error) {
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, b.path, 0, unix.STATX_MNT_ID, &stat); err != nil {
@@ -87,7 +89,14 @@ func (b *Backend) rootFilesystem() ([]backend.Condition, error) {
 	if err != nil || len(mounts) == 0 {
 		return nil, err
 	}
-	return fshealth.Conditions(mounts[0]), nil
+	conditions := fshealth.Conditions(mounts[0])
+	if len(conditions) == 0 && slices.Contains(strings.Split(mounts[0].Options, ","), "ro") {
+		conditions = append(conditions, backend.Condition{
+			Severity: backend.Inaccessible, Reason: "MountReadOnly",
+			Message: "the root directory's filesystem is mounted read-only: mount -o remount,bind,rw where findmnt shows it",
+		})
+	}
+	return conditions, nil
 }
 
 // space is the size of the root's filesystem, and what is free of it. No
@@ -99,7 +108,7 @@ func (b *Backend) space() (space, error) {
 	if err := unix.Statfs(b.path, &stat); err != nil {
 		return space{}, fmt.Errorf("ask for the free space of %s: %w", b.path, err)
 	}
-	block := float64(stat.Bsize)
+	block := float64(stat.Frsize)
 	return space{float64(stat.Blocks) * block, float64(stat.Bavail) * block, float64(stat.Files), float64(stat.Ffree)}, nil
 }
 

@@ -41,6 +41,9 @@ func TestStorageHealth(t *testing.T) {
 		"XFS shut down":  {"xfs", func(t *testing.T, root string) { testenv.ShutDown(t, filepath.Dir(root)) }, "Inaccessible RootUnreadable"},
 		"ext4 shut down": {"ext4", func(t *testing.T, root string) { testenv.ShutDown(t, filepath.Dir(root)) }, "Inaccessible FilesystemShutDown"},
 		"ext4 errors":    {"ext4", func(t *testing.T, root string) { testenv.FailExt4(t, filepath.Dir(root)) }, "Degraded FilesystemErrors"},
+		"mounted read-only": {"ext4", func(t *testing.T, root string) {
+			testenv.Run(t, "mount", "-o", "remount,bind,ro", filepath.Dir(root))
+		}, "Inaccessible MountReadOnly"},
 		"full": {"ext4", func(t *testing.T, root string) {
 			fill(t, filepath.Dir(root))
 		}, "Degraded SpaceLow"},

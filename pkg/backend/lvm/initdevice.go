@@ -46,7 +46,7 @@ func (i *initialization) makeLoopDevice() error {
 		return os.NewSyscallError("fstatfs", err)
 	}
 	// The file is sparse. Were its filesystem full one day, the pool would fail.
-	if free := int64(stat.Bavail) * stat.Bsize; free < i.Size {
+	if free := int64(stat.Bavail) * stat.Frsize; free < i.Size {
 		return fmt.Errorf("%s is to have %s, of which its filesystem has %s: ask for less, or free space: %w", i.LoopFile, size(i.Size), size(free), backend.ErrExhausted)
 	}
 	if err := file.Truncate(i.Size); err != nil {
