@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/driver/mounts"
+	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
 )
 
 // growMounted grows a mounted filesystem, unless it cannot grow while it is
@@ -40,6 +41,12 @@ func (n *node) expand(ctx context.Context, v held, at places, asked *csi.Capacit
 		return 0, err
 	}
 	volume := v.Volume
+	if err := snapshotcore.CheckRange(asked.GetRequiredBytes(), asked.GetLimitBytes()); err != nil {
+		return 0, err
+	}
+	if limit := asked.GetLimitBytes(); limit > 0 && limit < volume.Capacity {
+		return 0, fmt.Errorf("capacity_range.limit_bytes: %d is less than the volume's %d, and no volume shrinks: %w", limit, volume.Capacity, backend.ErrOutOfRange)
+	}
 	if asked.GetRequiredBytes() > volume.Capacity {
 		if !n.config.ExpandOnNode {
 			return 0, fmt.Errorf("capacity_range.required_bytes: %d is more than the volume's %d; ControllerExpandVolume comes first: %w", asked.GetRequiredBytes(), volume.Capacity, backend.ErrOutOfRange)

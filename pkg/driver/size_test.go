@@ -74,6 +74,9 @@ func TestExpand(t *testing.T) {
 		expand(v.pods, "", nil, codes.NotFound)
 		expand("", "", nil, codes.InvalidArgument)
 		expand(target, "", &csi.CapacityRange{RequiredBytes: 2 * larger}, codes.OutOfRange)
+		expand(target, "", &csi.CapacityRange{LimitBytes: larger - 1}, codes.OutOfRange)
+		expand(target, "", &csi.CapacityRange{RequiredBytes: 2, LimitBytes: 1}, codes.InvalidArgument)
+		expand(target, "", &csi.CapacityRange{LimitBytes: -1}, codes.InvalidArgument)
 		if v.how.GetMount().GetFsType() == "ext4" && !mounts.MayGrowMounted() {
 			// Then it grows when it is mounted the next time.
 			expand(target, v.path, nil, codes.FailedPrecondition)

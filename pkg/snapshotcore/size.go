@@ -11,7 +11,7 @@ import (
 // the source (0: no source). CSI CreateVolume: the range is always honoured,
 // also with a source; a volume is never smaller than its source.
 func pickSize(required, limit int64, limits backend.Limits, source int64) (int64, error) {
-	if err := checkRange(required, limit); err != nil {
+	if err := CheckRange(required, limit); err != nil {
 		return 0, err
 	}
 	size := required
@@ -39,7 +39,9 @@ func pickSize(required, limit int64, limits backend.Limits, source int64) (int64
 	return size, nil
 }
 
-func checkRange(required, limit int64) error {
+// CheckRange refuses a capacity range, in bytes (0: not given), that no volume
+// can satisfy: ErrInvalid. CSI CapacityRange.
+func CheckRange(required, limit int64) error {
 	switch {
 	case required < 0:
 		return fmt.Errorf("capacity_range.required_bytes: %d is negative: %w", required, backend.ErrInvalid)
