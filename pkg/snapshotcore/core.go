@@ -34,6 +34,7 @@ type Core struct {
 	volumes   table[backend.VolumeID, backend.Volume]
 	snapshots snapshotIndex
 	creating  map[string]*operation // running creations by ID
+	untold    map[string]*operation // those that have failed and nobody was told, see tellLater
 
 	running sync.WaitGroup
 	stop    context.CancelFunc // ends every detached operation
@@ -57,6 +58,7 @@ func Open(ctx context.Context, b backend.Backend, options Options) (*Core, error
 		damaged:  inventory.DamagedVolumes,
 		locks:    lockTable{},
 		creating: map[string]*operation{},
+		untold:   map[string]*operation{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	c.volumes = newTable(inventory.Volumes,

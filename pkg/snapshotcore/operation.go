@@ -16,7 +16,7 @@ import (
 const reportEvery = 5 * time.Second
 
 // operation is a creation that runs detached from the requests that wait for
-// it. The fields above done do not change; those below may be read once done
+// it. The fields above done do not change; result and err may be read once done
 // is closed.
 type operation struct {
 	id       string
@@ -26,6 +26,7 @@ type operation struct {
 	started  time.Time
 	progress backend.Progress
 	done     chan struct{}
+	waiting  int // how many requests wait for it; guarded by Core.mu
 
 	result any
 	err    error
@@ -61,10 +62,40 @@ func (c *Core) start(op *operation, work func(context.Context, *backend.Progress
 			commit(op.result)
 		}
 		delete(c.creating, op.id)
+		if op.err != nil && op.waiting == 0 {
+			c.tellLater(op)
+		}
 		c.locks.release(op.locks...)
 		close(op.done)
 	}()
 	return nil
+}
+
+// untoldFor is for how long the failure of an operation is kept for who may ask
+// about it: longer than any sidecar waits before it repeats a call.
+const untoldFor = 10 * time.Minute
+
+// tellLater keeps an operation that has failed while nobody waited for it, so
+// that the next repeat of its request gets the error. Else that would begin the
+// same again, and who made the request would see it go on for ever and never
+// learn why. The caller holds c.mu.
+func (c *Core) tellLater(op *operation) {
+	c.untold[op.id] = op
+	time.AfterFunc(untoldFor, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.untold[op.id] == op {
+			delete(c.untold, op.id)
+		}
+	})
+}
+
+// tell returns what tellLater has kept under an ID, once; nil if that is nothing.
+// The caller holds c.mu.
+func (c *Core) tell(id string) *operation {
+	op := c.untold[id]
+	delete(c.untold, id)
+	return op
 }
 
 // guarded runs work; a panic in it becomes an error, for no request may end
@@ -115,8 +146,9 @@ func (op *operation) describe() string {
 
 // wait returns the operation's result or, shortly before ctx ends, ErrBusy
 // with its progress: an answer that arrives tells the caller more than a
-// deadline that passes. The operation goes on in either case.
-func wait[Result any](ctx context.Context, op *operation) (Result, error) {
+// deadline that passes. The operation goes on in either case. The caller has
+// been counted in op.waiting.
+func wait[Result any](ctx context.Context, c *Core, op *operation) (Result, error) {
 	var none Result
 	patience := ctx
 	if deadline, has := ctx.Deadline(); has {
@@ -127,11 +159,18 @@ func wait[Result any](ctx context.Context, op *operation) (Result, error) {
 	}
 	select {
 	case <-op.done:
-		if op.err != nil {
-			return none, op.err
-		}
-		return op.result.(Result), nil
 	case <-patience.Done():
-		return none, fmt.Errorf("%s is being created, %s; repeat the call to wait for it: %w", op.id, op.describe(), backend.ErrBusy)
+		c.mu.Lock()
+		op.waiting--
+		c.mu.Unlock()
+		select {
+		case <-op.done: // just now, and it has counted on us
+		default:
+			return none, fmt.Errorf("%s is being created, %s; repeat the call to wait for it: %w", op.id, op.describe(), backend.ErrBusy)
+		}
 	}
+	if op.err != nil {
+		return none, op.err
+	}
+	return op.result.(Result), nil
 }

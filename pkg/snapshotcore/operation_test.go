@@ -280,3 +280,40 @@ func noteDeletion(t *testing.T, acknowledged *atomic.Bool, err error) {
 		t.Errorf("delete: %v", err)
 	}
 }
+
+// A failure that nobody has waited for is the answer to the next repeat, and to
+// that alone. Another request under the same name is none.
+func TestFailureWaitsForWhoAsks(t *testing.T) {
+	c := open(t, memory.NewDisk(1<<40), nil)
+	defer c.Close()
+	failure, fail := errors.New("the copy has failed"), make(chan struct{})
+	request := volumeRequest("volume")
+	request.Around = func(context.Context, func() error) error {
+		<-fail
+		return failure
+	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	unheard := func() {
+		t.Helper()
+		_, err := c.CreateVolume(gone, request)
+		expectError(t, err, backend.ErrBusy)
+		fail <- struct{}{}
+		for c.Stats().Copies > 0 {
+			runtime.Gosched()
+		}
+	}
+	repeat := volumeRequest("volume")
+	unheard()
+	if _, err := c.CreateVolume(t.Context(), repeat); !errors.Is(err, failure) {
+		t.Errorf("the repeat got %v", err)
+	}
+	unheard()
+	other := volumeRequest("volume")
+	other.Required += mib
+	mustCreateVolume(t, c, other)
+	if err := c.DeleteVolume(t.Context(), backend.NewVolumeID("node", "volume")); err != nil {
+		t.Fatal(err)
+	}
+	mustCreateVolume(t, c, repeat)
+}

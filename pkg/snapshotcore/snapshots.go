@@ -35,21 +35,27 @@ func (c *Core) CreateSnapshot(ctx context.Context, r SnapshotRequest) (backend.S
 		return snapshot, r.compatible(snapshot)
 	}
 	op, err := c.joinOrStartSnapshot(id, r)
+	if err == nil {
+		op.waiting++
+	}
 	c.mu.Unlock()
 	if err != nil {
 		return backend.Snapshot{}, err
 	}
-	return wait[backend.Snapshot](ctx, op)
+	return wait[backend.Snapshot](ctx, c, op)
 }
 
 // joinOrStartSnapshot returns the running operation that makes the snapshot,
-// or starts one. The caller holds c.mu.
+// or starts one; or one that has failed unheard. The caller holds c.mu.
 func (c *Core) joinOrStartSnapshot(id backend.SnapshotID, r SnapshotRequest) (*operation, error) {
 	if op, running := c.creating[id.String()]; running {
-		if first := op.request.(SnapshotRequest); first.Source != r.Source || first.Elsewhere != r.Elsewhere || !maps.Equal(first.Parameters, r.Parameters) {
+		if !sameSnapshotRequest(op.request.(SnapshotRequest), r) {
 			// Not ErrExists, which is final: this one may yet not come to be.
 			return nil, fmt.Errorf("name: snapshot %q is being made with other arguments; repeat the call later or use another name: %w", r.Name, backend.ErrBusy)
 		}
+		return op, nil
+	}
+	if op := c.tell(id.String()); op != nil && sameSnapshotRequest(op.request.(SnapshotRequest), r) {
 		return op, nil
 	}
 	if r.Elsewhere {
@@ -64,6 +70,11 @@ func (c *Core) joinOrStartSnapshot(id backend.SnapshotID, r SnapshotRequest) (*o
 		return c.backend.CreateSnapshot(ctx, spec, progress)
 	}
 	return op, c.start(op, create, func(snapshot any) { c.snapshots.add(snapshot.(backend.Snapshot)) })
+}
+
+// sameSnapshotRequest says whether two requests of one name ask for the same.
+func sameSnapshotRequest(a, b SnapshotRequest) bool {
+	return a.Source == b.Source && a.Elsewhere == b.Elsewhere && maps.Equal(a.Parameters, b.Parameters)
 }
 
 // compatible says whether a snapshot that exists satisfies the request: nil or

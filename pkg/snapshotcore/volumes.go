@@ -32,7 +32,7 @@ type VolumeRequest struct {
 // created before. ErrExists when the name is taken by a volume that does not
 // satisfy the request; ErrBusy while it is being created. CSI CreateVolume.
 func (c *Core) CreateVolume(ctx context.Context, r VolumeRequest) (backend.Volume, error) {
-	if err := checkRange(r.Required, r.Limit); err != nil {
+	if err := CheckRange(r.Required, r.Limit); err != nil {
 		return backend.Volume{}, err
 	}
 	limits, err := c.backend.Limits(r.Profile)
@@ -48,15 +48,18 @@ func (c *Core) CreateVolume(ctx context.Context, r VolumeRequest) (backend.Volum
 		return volume, r.compatible(volume)
 	}
 	op, err := c.joinOrStartVolume(id, r, limits)
+	if err == nil {
+		op.waiting++
+	}
 	c.mu.Unlock()
 	if err != nil {
 		return backend.Volume{}, err
 	}
-	return wait[backend.Volume](ctx, op)
+	return wait[backend.Volume](ctx, c, op)
 }
 
 // joinOrStartVolume returns the running operation that creates the volume, or
-// starts one. The caller holds c.mu.
+// starts one; or one that has failed unheard. The caller holds c.mu.
 func (c *Core) joinOrStartVolume(id backend.VolumeID, r VolumeRequest, limits backend.Limits) (*operation, error) {
 	if op, running := c.creating[id.String()]; running {
 		if !sameVolumeRequest(op.request.(VolumeRequest), r) {
@@ -64,6 +67,9 @@ func (c *Core) joinOrStartVolume(id backend.VolumeID, r VolumeRequest, limits ba
 			// this request, or not come to be.
 			return nil, fmt.Errorf("name: %q is being created with other arguments; repeat the call later or use another name: %w", r.Name, backend.ErrBusy)
 		}
+		return op, nil
+	}
+	if op := c.tell(id.String()); op != nil && sameVolumeRequest(op.request.(VolumeRequest), r) {
 		return op, nil
 	}
 	if r.Elsewhere {
@@ -198,7 +204,7 @@ func (c *Core) checkUnused(ctx context.Context, id backend.VolumeID) error {
 // ExpandVolume makes a volume at least required bytes large and returns it. A
 // volume that is large enough stays as it is. CSI ControllerExpandVolume.
 func (c *Core) ExpandVolume(ctx context.Context, id backend.VolumeID, required, limit int64) (backend.Volume, error) {
-	if err := checkRange(required, limit); err != nil {
+	if err := CheckRange(required, limit); err != nil {
 		return backend.Volume{}, err
 	}
 	if required == 0 && limit == 0 {
