@@ -68,9 +68,9 @@ func (d demonstration) outside(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(d.dir)
 	if d.backend == "lvm" {
 		if err := d.makePool(ctx); err != nil {
+			_ = os.Remove(d.dir) // which a loop file that is in use keeps
 			return fmt.Errorf("the demo of the lvm backend cannot run here: %w", err)
 		}
 	}
@@ -78,8 +78,11 @@ func (d demonstration) outside(ctx context.Context) (err error) {
 	if d.backend == "lvm" {
 		// The loop file must not go before what lies on it.
 		if err := lvm.Remove(context.WithoutCancel(ctx), d.pool()); err != nil {
-			return fmt.Errorf("what the demo has made is left behind: %w", err)
+			return fmt.Errorf("what the demo has made is left behind in %s: %w", d.dir, err)
 		}
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		return fmt.Errorf("what the demo has made is left behind: %w", err)
 	}
 	switch {
 	case ctx.Err() != nil:
