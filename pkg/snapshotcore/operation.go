@@ -2,6 +2,7 @@ package snapshotcore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -62,7 +63,7 @@ func (c *Core) start(op *operation, work func(context.Context, *backend.Progress
 			commit(op.result)
 		}
 		delete(c.creating, op.id)
-		if op.err != nil && op.waiting == 0 {
+		if op.err != nil && op.waiting == 0 && !errors.Is(op.err, backend.ErrBusy) {
 			c.tellLater(op)
 		}
 		c.locks.release(op.locks...)
@@ -80,6 +81,7 @@ const untoldFor = 10 * time.Minute
 // same again, and who made the request would see it go on for ever and never
 // learn why. The caller holds c.mu.
 func (c *Core) tellLater(op *operation) {
+	klog.ErrorS(op.err, "Operation failed while nobody waited for it", "id", op.id, "progress", op.describe())
 	c.untold[op.id] = op
 	time.AfterFunc(untoldFor, func() {
 		c.mu.Lock()
@@ -96,6 +98,14 @@ func (c *Core) tell(id string) *operation {
 	op := c.untold[id]
 	delete(c.untold, id)
 	return op
+}
+
+// forget drops what tellLater has kept under an ID: who deletes an object has
+// given up on it.
+func (c *Core) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.untold, id)
 }
 
 // guarded runs work; a panic in it becomes an error, for no request may end
@@ -126,7 +136,7 @@ func (op *operation) report() {
 		case <-ticker.C:
 			klog.InfoS("Still working", "id", op.id, "progress", op.describe())
 		case <-op.done:
-			if long { // a short one had its caller waiting, who tells
+			if long { // of a short one, the caller tells, or tellLater
 				klog.InfoS("Operation ended", "id", op.id, "progress", op.describe(), "err", op.err)
 			}
 			return
@@ -160,12 +170,7 @@ func wait[Result any](ctx context.Context, c *Core, op *operation) (Result, erro
 	select {
 	case <-op.done:
 	case <-patience.Done():
-		c.mu.Lock()
-		op.waiting--
-		c.mu.Unlock()
-		select {
-		case <-op.done: // just now, and it has counted on us
-		default:
+		if c.leave(op) {
 			return none, fmt.Errorf("%s is being created, %s; repeat the call to wait for it: %w", op.id, op.describe(), backend.ErrBusy)
 		}
 	}
@@ -173,4 +178,18 @@ func wait[Result any](ctx context.Context, c *Core, op *operation) (Result, erro
 		return none, op.err
 	}
 	return op.result.(Result), nil
+}
+
+// leave ends the wait for an operation; false when it has just ended, and has
+// counted on whoever waits to tell.
+func (c *Core) leave(op *operation) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-op.done:
+		return false
+	default:
+		op.waiting--
+		return true
+	}
 }

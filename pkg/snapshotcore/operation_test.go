@@ -282,7 +282,8 @@ func noteDeletion(t *testing.T, acknowledged *atomic.Bool, err error) {
 }
 
 // A failure that nobody has waited for is the answer to the next repeat, and to
-// that alone. Another request under the same name is none.
+// that alone. Another request under the same name is none, nor is one after a
+// deletion.
 func TestFailureWaitsForWhoAsks(t *testing.T) {
 	c := open(t, memory.NewDisk(1<<40), nil)
 	defer c.Close()
@@ -308,11 +309,20 @@ func TestFailureWaitsForWhoAsks(t *testing.T) {
 	if _, err := c.CreateVolume(t.Context(), repeat); !errors.Is(err, failure) {
 		t.Errorf("the repeat got %v", err)
 	}
+	id := backend.NewVolumeID("node", "volume")
+	unheard()
+	if err := c.DeleteVolume(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	mustCreateVolume(t, c, repeat)
+	if err := c.DeleteVolume(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
 	unheard()
 	other := volumeRequest("volume")
 	other.Required += mib
 	mustCreateVolume(t, c, other)
-	if err := c.DeleteVolume(t.Context(), backend.NewVolumeID("node", "volume")); err != nil {
+	if err := c.DeleteVolume(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
 	mustCreateVolume(t, c, repeat)

@@ -93,6 +93,7 @@ func (r SnapshotRequest) compatible(snapshot backend.Snapshot) error {
 // already. ErrBusy while it is being made or restored. Volumes made from it
 // stay. CSI DeleteSnapshot.
 func (c *Core) DeleteSnapshot(ctx context.Context, id backend.SnapshotID) error {
+	c.forget(id.String())
 	release, err := c.lock(exclusive(id.String()))
 	if err != nil {
 		return err

@@ -162,6 +162,7 @@ func sameVolumeRequest(a, b VolumeRequest) bool {
 // ErrBusy while it is being created, read by a copy, or used by a node RPC.
 // Its snapshots stay. CSI DeleteVolume.
 func (c *Core) DeleteVolume(ctx context.Context, id backend.VolumeID) error {
+	c.forget(id.String())
 	_, release, err := c.holdVolume(id, exclusive(id.String()), exclusive(nodeKey(id)))
 	if err != nil {
 		return absentIsDone(err)
