@@ -28,7 +28,8 @@ type Backend interface {
 	// source cannot become a volume of this profile, ErrExhausted when it is
 	// larger than Available offers, with what stands in the way and what to do,
 	// or when space runs out, ErrPrecondition when an object of that ID lies
-	// there that Recover did not serve. Cancelling ctx abandons the work.
+	// there that Recover did not serve, ErrBusy while the source is being cut
+	// for another. Cancelling ctx abandons the work.
 	CreateVolume(ctx context.Context, spec VolumeSpec, progress *Progress) (Volume, error)
 
 	// ExpandVolume sets the size of a committed volume, attached or not, to
@@ -44,8 +45,9 @@ type Backend interface {
 
 	// CreateSnapshot cuts and commits a snapshot of a committed volume, which
 	// may be in use while it is cut. ErrInvalid for an unknown parameter,
-	// ErrNotFound, ErrExhausted, and ErrPrecondition when the volume is in
-	// use in a way that rules a snapshot out. Cancelling ctx abandons the work.
+	// ErrNotFound, ErrExhausted, ErrPrecondition when the volume is in
+	// use in a way that rules a snapshot out, and ErrBusy while it is being cut
+	// for another. Cancelling ctx abandons the work.
 	CreateSnapshot(ctx context.Context, spec SnapshotSpec, progress *Progress) (Snapshot, error)
 
 	// DeleteSnapshot deletes a snapshot. Deleting what does not exist

@@ -90,14 +90,15 @@ func (f *freezes) whileFrozen(ctx context.Context, mount *os.File, limit time.Du
 	if !f.begin(stat.Dev) {
 		return fmt.Errorf("another snapshot or clone of the volume is being taken; repeat the call later: %w", backend.ErrBusy)
 	}
-	defer f.end(stat.Dev)
 	begun := time.Now()
-	switch err := ioctl(mount, fifreeze); {
-	case errors.Is(err, unix.EBUSY):
-		return work(ctx)
-	case err != nil:
+	if err := ioctl(mount, fifreeze); err != nil {
+		f.end(stat.Dev)
+		if errors.Is(err, unix.EBUSY) {
+			return work(ctx)
+		}
 		return fmt.Errorf("freeze %s: %w", mount.Name(), err)
 	}
+	defer f.end(stat.Dev)
 	thaw := sync.OnceValue(func() error {
 		defer func() { f.add(time.Since(begun)) }()
 		return thaw(mount)

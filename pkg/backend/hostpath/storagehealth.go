@@ -90,14 +90,16 @@ func (b *Backend) rootFilesystem() ([]backend.Condition, error) {
 		return nil, err
 	}
 	conditions := fshealth.Conditions(mounts[0])
-	if len(conditions) == 0 && slices.Contains(strings.Split(mounts[0].Options, ","), "ro") {
+	if !slices.ContainsFunc(conditions, isInaccessible) && slices.Contains(strings.Split(mounts[0].Options, ","), "ro") {
 		conditions = append(conditions, backend.Condition{
 			Severity: backend.Inaccessible, Reason: "MountReadOnly",
-			Message: "the root directory's filesystem is mounted read-only: mount -o remount,bind,rw where findmnt shows it",
+			Message: "the root directory's filesystem is mounted read-only: mount -o remount,bind,rw where findmnt -T shows it",
 		})
 	}
 	return conditions, nil
 }
+
+func isInaccessible(c backend.Condition) bool { return c.Severity == backend.Inaccessible }
 
 // space is the size of the root's filesystem, and what is free of it. No
 // inodes: it has no fixed number of them.
