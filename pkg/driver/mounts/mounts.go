@@ -34,8 +34,10 @@ func Mount(m backend.Mount, path string, flags Flags) error {
 	if err != nil {
 		return fmt.Errorf("mount %s of %s: %w", m.FSType, m.Source, err)
 	}
-	defer func() { _ = unix.Close(filesystem) }()
-	return attach(path, flags, func() (int, error) { return unix.Fsmount(filesystem, unix.FSMOUNT_CLOEXEC, 0) })
+	return attach(path, flags, func() (int, error) {
+		defer func() { _ = unix.Close(filesystem) }()
+		return unix.Fsmount(filesystem, unix.FSMOUNT_CLOEXEC, 0)
+	})
 }
 
 // openFilesystem opens the filesystem on a device, of which nothing is mounted
@@ -80,8 +82,8 @@ func Bind(source, path string, flags Flags) error {
 	if err != nil {
 		return fmt.Errorf("open %q: %w", source, err)
 	}
-	defer func() { _ = unix.Close(from) }()
 	return attach(path, flags, func() (int, error) {
+		defer func() { _ = unix.Close(from) }()
 		return unix.OpenTree(from, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	})
 }
