@@ -81,7 +81,7 @@ conformance: setup ## Run the tests of others, an hour or so, and write docs/con
 
 .PHONY: e2e-up
 e2e-up: setup ## Start that cluster with the driver, to try things out; the first time this compiles Kubernetes
-	$(E2E) $(GO) test -v -count=1 -timeout 60m -keep -run '^$$' .
+	$(E2E) SNAPDRIVER_REQUIRE_ALL=1 $(GO) test -v -count=1 -timeout 60m -run '^$$' . -keep
 	@echo "export KUBECONFIG=$$($(E2E) $(GO) run ./cmd/cluster kubeconfig)"
 
 .PHONY: e2e-down

@@ -70,8 +70,8 @@ func (d demonstration) outside(ctx context.Context) (err error) {
 	}
 	if d.backend == "lvm" {
 		if err := d.makePool(ctx); err != nil {
-			_ = os.Remove(d.dir) // which a loop file that is in use keeps
-			return fmt.Errorf("the demo of the lvm backend cannot run here: %w", err)
+			err = fmt.Errorf("the demo of the lvm backend cannot run here: %w", err)
+			return errors.Join(err, os.Remove(d.dir)) // it is empty, unless a loop file is still in use
 		}
 	}
 	err = d.runInside(ctx)
