@@ -40,7 +40,8 @@ func slowSnapshotClass(t testing.TB) string {
 }
 
 // TestFailingSnapshots: eight snapshots that can never be taken say why, and
-// can be deleted together, and then their claim.
+// can be deleted together, and then their claim, if need be with the help that
+// the documentation tells of.
 func TestFailingSnapshots(t *testing.T) {
 	class := snapshotClassWith(t, "e2e-impossible", map[string]string{"format": "papyrus"})
 	s := newSpace(t)
@@ -54,7 +55,25 @@ func TestFailingSnapshots(t *testing.T) {
 	}
 	s.kubectl("delete", "volumesnapshots", "--all", "--timeout=120s") // see --resync-period in daemonset.yaml
 	s.kubectl("delete", "pod", "data")
-	s.kubectl("delete", "pvc", "data", "--timeout=60s")
+	if _, err := kubectl("-n", s.name, "delete", "pvc", "data", "--timeout=60s"); err != nil {
+		s.freeForgotten("data", err)
+	}
+}
+
+// freeForgotten does what docs/deploy.md says of a claim that is not deleted for
+// one reason alone: the snapshot controller has seen, with the last snapshot of
+// it, others in its cache that were gone, and does not come back. On a busy
+// machine that happens also to one worker. Anything else is an error.
+func (s space) freeForgotten(claim string, why error) {
+	s.Helper()
+	left := s.kubectl("get", "volumesnapshots", "-o", "name")
+	finalizers := s.kubectl("get", "pvc", claim, "-o", "jsonpath={.metadata.finalizers[*]}")
+	if left != "" || finalizers != "snapshot.storage.kubernetes.io/pvc-as-source-protection" {
+		s.Fatalf("%v; there are snapshots %q, and finalizers %q of the claim", why, left, finalizers)
+	}
+	s.Logf("the snapshot controller has forgotten claim %s: taking its finalizer off", claim)
+	s.kubectl("patch", "pvc", claim, "--type=json", `--patch=[{"op":"remove","path":"/metadata/finalizers"}]`)
+	s.kubectl("wait", "pvc/"+claim, "--for=delete", "--timeout=60s")
 }
 
 // awaitError waits until a snapshot's status says what is wrong.
