@@ -65,6 +65,13 @@ const (
 // ended is how a test binary reports one that has run, under -test.v.
 var ended = regexp.MustCompile(`(?m)^ *--- (PASS|SKIP): (\S+) \(`)
 
+// begun is where a test begins that is no subtest, and succeeded how it ends,
+// unless it has failed.
+var (
+	begun     = regexp.MustCompile(`\n=== RUN   \w+\n`)
+	succeeded = regexp.MustCompile(`(?m)^--- (PASS|SKIP): `)
+)
+
 // skips are the tests that have nothing to do in a guest.
 var skips = []string{"TestKernelWithoutDeviceMapper"}
 
@@ -94,6 +101,28 @@ func TestGuest(t *testing.T) {
 				runTests(t, execute, pkg, suite)
 			}
 		})
+	}
+}
+
+// TestFailures: what a suite's failure shows is what has failed.
+func TestFailures(t *testing.T) {
+	const (
+		preface = "I1130 02:41:35.760001 before all tests\n"
+		passed  = "=== RUN   TestA\n=== RUN   TestA/b\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/b (0.00s)\n"
+		skipped = "=== RUN   TestB\n    b_test.go:1: a reason\n--- SKIP: TestB (0.00s)\n"
+		failed  = "=== RUN   TestC\n=== RUN   TestC/d\n    c_test.go:1: a reason\n--- FAIL: TestC (0.00s)\n    --- PASS: TestC/d (0.00s)\n"
+		hanging = "=== RUN   TestD\npanic: test timed out\n"
+	)
+	for out, want := range map[string]string{
+		passed + skipped:                    "",
+		preface + passed:                    preface,
+		passed + failed + skipped + passed:  failed,
+		failed + passed + hanging:           failed + hanging,
+		skipped + failed + failed + hanging: failed + failed + hanging,
+	} {
+		if got := failures(out); got != want {
+			t.Errorf("of\n%s\nshown is\n%s\nwanted\n%s", out, got, want)
+		}
 	}
 }
 
@@ -139,9 +168,13 @@ func runTests(t *testing.T, execute executor, pkg string, suite suite) {
 	if len(suite.tests) > 0 {
 		arguments = append(arguments, "-test.run="+suite.pattern())
 	}
-	err := execute(binary(pkg), arguments, []string{"SNAPDRIVER_REQUIRE_ALL=1", "SNAPDRIVER_REQUIRE_LVM=1"}, io.MultiWriter(t.Output(), &out))
+	var watch io.Writer = io.Discard
+	if testing.Verbose() {
+		watch = t.Output()
+	}
+	err := execute(binary(pkg), arguments, []string{"SNAPDRIVER_REQUIRE_ALL=1", "SNAPDRIVER_REQUIRE_LVM=1"}, io.MultiWriter(watch, &out))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, failures(out.String()))
 	}
 	var passed []string
 	for _, test := range ended.FindAllStringSubmatch(out.String(), -1) {
@@ -159,6 +192,23 @@ func runTests(t *testing.T, execute executor, pkg string, suite suite) {
 			t.Errorf("%s: %s has not run", pkg, test)
 		}
 	}
+}
+
+// failures is what was printed by the tests that have failed or not ended, and
+// outside of tests. Among the hundreds of lines of the others it is overlooked.
+func failures(out string) string {
+	var failed strings.Builder
+	for out != "" {
+		end := len(out)
+		if next := begun.FindStringIndex(out); next != nil {
+			end = next[0] + 1
+		}
+		if !succeeded.MatchString(out[:end]) {
+			failed.WriteString(out[:end])
+		}
+		out = out[end:]
+	}
+	return failed.String()
 }
 
 // compile compiles the suites and the driver, statically linked, into a
