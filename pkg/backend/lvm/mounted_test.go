@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -130,6 +131,8 @@ const (
 	stride  = 64 << 10 // bytes from one place to the next
 	rounds  = 5        // of two snapshots each
 	directs = 4096     // what O_DIRECT wants buffers and offsets to be multiples of
+
+	pause = 100 * time.Microsecond // between two writes: a guest has one processor, and lvm needs it
 )
 
 // A snapshot is of one instant. A writer puts a counter into one place after the
@@ -148,51 +151,73 @@ func TestSnapshotIsOfOneInstant(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var stop atomic.Bool
-			written := make(chan error, 1)
-			first := make(chan struct{})
-			go func() { written <- count(file, &stop, first) }()
-			<-first
+			counter := startCounting(t, file)
 			last := uint64(0)
 			for round := range rounds {
-				var copies []backend.VolumeID
+				copies, atLeast := []backend.VolumeID{}, []uint64{}
 				for i := range 2 {
 					name := fmt.Sprint(round, ".", i)
+					atLeast = append(atLeast, counter.await(t, last))
+					last = atLeast[i]
 					copies = append(copies, f.create(name, profile, backend.Source{Snapshot: f.snapshot(name, id)}))
 				}
-				for _, id := range copies {
-					now := f.checkInstant(t, id)
-					if now <= last {
-						t.Errorf("the counter stands at %d, and did at the last snapshot", now)
+				for i, id := range copies {
+					if now := f.checkInstant(t, id); now < atLeast[i] {
+						t.Errorf("the counter stands at %d, and did at %d before the snapshot", now, atLeast[i])
 					}
-					last = now
 				}
 			}
-			stop.Store(true)
-			if err := <-written; err != nil {
-				t.Error(err)
-			}
-			file.Close()
 		})
 	}
 }
 
-// count writes a counter to all places until it is stopped. first is closed
-// when every place was written once.
-func count(file *os.File, stop *atomic.Bool, first chan<- struct{}) error {
+// counter writes a counter to all places of a file, again and again.
+type counter struct {
+	written atomic.Uint64 // what is in all places
+	stop    atomic.Bool
+	ended   chan error
+}
+
+// startCounting counts until the test ends.
+func startCounting(t *testing.T, file *os.File) *counter {
+	c := &counter{ended: make(chan error, 1)}
+	go func() { c.ended <- c.count(file) }()
+	t.Cleanup(func() {
+		c.stop.Store(true)
+		if err := errors.Join(<-c.ended, file.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func (c *counter) count(file *os.File) error {
 	buffer := aligned()
-	for n := uint64(1); !stop.Load(); n++ {
+	for n := uint64(1); !c.stop.Load(); n++ {
 		for place := range places {
 			binary.LittleEndian.PutUint64(buffer, n)
 			if _, err := file.WriteAt(buffer, int64(place)*stride); err != nil {
 				return err
 			}
+			time.Sleep(pause)
 		}
-		if n == 1 {
-			close(first)
-		}
+		c.written.Store(n)
 	}
 	return nil
+}
+
+// await returns where the counter stands once it has passed a value: a slow
+// machine may take two snapshots while it counts once.
+func (c *counter) await(t *testing.T, last uint64) uint64 {
+	t.Helper()
+	for len(c.ended) == 0 {
+		if now := c.written.Load(); now > last {
+			return now
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("the counter has stopped")
+	return 0
 }
 
 // aligned returns a buffer that O_DIRECT takes.
