@@ -20,6 +20,12 @@ var errUnsettled = errors.New("a command was cut off, and what it has left stays
 // case; here the wait ends with ctx, and nobody makes a volume of what a removal
 // has left before that has been looked at.
 func (b *Backend) change(ctx context.Context, command string, arguments ...string) error {
+	return b.changeWhen(ctx, command, func() []string { return arguments })
+}
+
+// changeWhen is change, with arguments that are made when it is the command's
+// turn, since they tell the time.
+func (b *Backend) changeWhen(ctx context.Context, command string, arguments func() []string) error {
 	select {
 	case b.turn <- struct{}{}:
 		defer func() { <-b.turn }()
@@ -28,7 +34,7 @@ func (b *Backend) change(ctx context.Context, command string, arguments ...strin
 	}
 	for again := false; ; again = true {
 		before, stateErr := b.pool.state()
-		err := b.runner.change(ctx, command, arguments...)
+		err := b.runner.change(ctx, command, arguments()...)
 		if err == nil && (command == "lvextend" || stateErr != nil || b.hasCounted(before)) {
 			return nil
 		}

@@ -36,7 +36,7 @@ func (b *Backend) createSnapshot(ctx context.Context, spec backend.SnapshotSpec)
 		return object{}, err
 	}
 	planned := object{id: spec.ID.String(), size: source.size, record: record{
-		kind: kindSnapshot, name: spec.Name, created: now(), mode: source.mode, fsType: source.fsType,
+		kind: kindSnapshot, name: spec.Name, mode: source.mode, fsType: source.fsType,
 		source: backend.Source{Volume: spec.Source}, unformatted: source.unformatted, readyAfter: spec.ReadyAfter,
 	}}
 	return b.create(ctx, planned, b.path(source.id))

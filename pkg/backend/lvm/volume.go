@@ -30,7 +30,7 @@ func (b *Backend) createVolume(ctx context.Context, spec backend.VolumeSpec) (ob
 		return object{}, err
 	}
 	planned := object{id: spec.ID.String(), size: spec.Capacity, record: record{
-		kind: kindVolume, name: spec.Name, created: now(), mode: spec.Mode, fsType: fsType, askedFS: spec.FSType != "",
+		kind: kindVolume, name: spec.Name, mode: spec.Mode, fsType: fsType, askedFS: spec.FSType != "",
 		access: spec.AccessModes, source: spec.Source,
 	}}
 	if planned.sourceID() != "" {
@@ -91,18 +91,11 @@ func (b *Backend) create(ctx context.Context, planned object, what ...string) (o
 // build runs the commands that make an object. One that is there already is
 // taken, and finished if need be.
 func (b *Backend) build(ctx context.Context, planned object, what []string) (object, error) {
-	// No boot and no other program is to activate it by accident.
-	arguments := []string{"--yes", "--type", "thin", "--name", planned.id, "--setactivationskip", "y"}
-	if planned.activeFromStart() {
-		arguments = append(arguments, "--ignoreactivationskip")
-	} else {
-		arguments = append(arguments, "--activate", "n")
-	}
-	for _, tag := range planned.tags() {
-		arguments = append(arguments, "--addtag", tag)
-	}
-	failure := b.change(ctx, "lvcreate", append(arguments, what...)...)
 	made := planned
+	failure := b.changeWhen(ctx, "lvcreate", func() []string {
+		made.created = now()
+		return append(made.creation(), what...)
+	})
 	if failure != nil {
 		var err error
 		if made, err = b.taken(ctx, planned, failure); err != nil {
@@ -117,6 +110,21 @@ func (b *Backend) build(ctx context.Context, planned object, what []string) (obj
 		err = errors.Join(err, b.remove(context.WithoutCancel(ctx), made))
 	}
 	return whole, err
+}
+
+// creation returns arguments of the command that makes an object.
+func (o object) creation() []string {
+	// No boot and no other program is to activate it by accident.
+	arguments := []string{"--yes", "--type", "thin", "--name", o.id, "--setactivationskip", "y"}
+	if o.activeFromStart() {
+		arguments = append(arguments, "--ignoreactivationskip")
+	} else {
+		arguments = append(arguments, "--activate", "n")
+	}
+	for _, tag := range o.tags() {
+		arguments = append(arguments, "--addtag", tag)
+	}
+	return arguments
 }
 
 // activeFromStart says whether an object is made with its device. It spares the
