@@ -149,6 +149,7 @@ func (i *index) put(o object) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.objects[o.id] = o
+	delete(i.damaged, o.id) // a request that was repeated has finished it
 }
 
 func (i *index) remove(id string) {

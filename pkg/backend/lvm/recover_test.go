@@ -129,18 +129,28 @@ func TestSuspendedDevicesAreResumed(t *testing.T) {
 	f.expect(id, "content")
 }
 
+// unfinished makes a volume that is smaller than it was to be, as a crash leaves
+// one between the two commands of a larger copy. It is not seen before reopen.
+func (f *fixture) unfinished() backend.VolumeSpec {
+	f.Helper()
+	source := f.create("source", "block", backend.Source{})
+	f.write(source, "content")
+	spec := backend.VolumeSpec{
+		ID: backend.NewVolumeID("node", "larger"), Name: "larger", Profile: profiles["block"].Profile,
+		Capacity: 2 * profiles["block"].size, Source: backend.Source{Volume: source},
+	}
+	if _, err := f.CreateVolume(f.Context(), spec, nil); err != nil {
+		f.Fatal(err)
+	}
+	f.at.LVM(f, "lvreduce", "--force", "--size", "4m", f.at.Group+"/"+spec.ID.String())
+	return spec
+}
+
 // An object that is smaller than it was to be is made whole, never removed: an
 // administrator may have shrunk it.
 func TestUnfinishedVolumeIsFinished(t *testing.T) {
 	f := newFixture(t)
-	source := f.create("source", "block", backend.Source{})
-	f.write(source, "content")
-	size := profiles["block"].size
-	spec := backend.VolumeSpec{ID: backend.NewVolumeID("node", "larger"), Name: "larger", Profile: profiles["block"].Profile, Capacity: 2 * size, Source: backend.Source{Volume: source}}
-	if _, err := f.CreateVolume(t.Context(), spec, nil); err != nil {
-		t.Fatal(err)
-	}
-	f.at.LVM(t, "lvreduce", "--force", "--size", "4m", f.at.Group+"/"+spec.ID.String())
+	spec := f.unfinished()
 	f.reopen()
 	for _, volume := range f.inventory.Volumes {
 		if volume.ID == spec.ID && volume.Capacity != spec.Capacity {
@@ -149,6 +159,43 @@ func TestUnfinishedVolumeIsFinished(t *testing.T) {
 	}
 	if len(f.inventory.Volumes) != 2 {
 		t.Errorf("volumes: %+v", f.inventory.Volumes)
+	}
+	f.expect(spec.ID, "content")
+}
+
+// Where the pool has no room for that at the start, the volume is not served,
+// says why, and the repeated request finishes it once there is room.
+func TestUnfinishedVolumeIsFinishedLater(t *testing.T) {
+	f := newFixture(t)
+	spec := f.unfinished()
+	rest, err := f.Available(t.Context(), spec.Profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	filling := backend.VolumeSpec{ID: backend.NewVolumeID("node", "filling"), Name: "filling", Profile: spec.Profile, Capacity: rest}
+	if _, err := f.CreateVolume(t.Context(), filling, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.at.LVM(t, "lvcreate", "--virtualsize", "4m", "--thinpool", f.at.Group+"/"+f.at.Name, "--name", "foreign") // what lvreduce has freed
+	f.reopen()
+	if len(f.inventory.Volumes) != 2 || !slices.Contains(f.inventory.DamagedVolumes, spec.ID) {
+		t.Errorf("there are %+v", f.inventory)
+	}
+	if conditions, err := f.VolumeHealth(t.Context(), spec.ID); err != nil || len(conditions) != 1 || !strings.Contains(conditions[0].Message, "its volumes have") {
+		t.Errorf("health: %+v, %v", conditions, err)
+	}
+	if _, err := f.CreateVolume(t.Context(), spec, nil); !errors.Is(err, backend.ErrExhausted) {
+		t.Errorf("create: %v", err)
+	}
+
+	if err := f.DeleteVolume(t.Context(), filling.ID); err != nil {
+		t.Fatal(err)
+	}
+	if volume, err := f.CreateVolume(t.Context(), spec, nil); err != nil || volume.Capacity != spec.Capacity {
+		t.Errorf("create: %+v, %v", volume, err)
+	}
+	if conditions, err := f.VolumeHealth(t.Context(), spec.ID); err != nil || len(conditions) != 0 {
+		t.Errorf("health of what is whole now: %+v, %v", conditions, err)
 	}
 	f.expect(spec.ID, "content")
 }
