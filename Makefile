@@ -24,9 +24,10 @@ BENCH_OUT ?= $(BIN)/bench
 
 # One package after the other (-p 1): the demo has a mount namespace of its own,
 # which for its time also holds the mounts that the tests of another package
-# have made and want to take away. No results of earlier runs (-count=1): some
-# tests run the built binary, of whose sources go test knows nothing. The race
-# detector needs a C compiler.
+# have made and want to take away. The two that take longest run at once: one
+# leaves a processor idle for most of the time, and the other does all in guests.
+# No results of earlier runs (-count=1): some tests run the built binary, of whose
+# sources go test knows nothing. The race detector needs a C compiler.
 TESTFLAGS ?= $(shell command -v gcc >/dev/null && echo -race) -timeout 60m
 
 .PHONY: help
@@ -44,7 +45,8 @@ demo: build ## See a snapshot taken and restored through the real server
 .PHONY: test
 test: setup ## Run every test: conformance, crashes, csi-sanity, Kubernetes (root for most)
 	$(GO) test $(TESTFLAGS) -run '^$$' ./... >/dev/null # builds, several packages at once
-	$(GO) test $(TESTFLAGS) -p 1 -count=1 ./...
+	$(GO) test $(TESTFLAGS) -p 1 -count=1 $(filter-out %/test/torture %/test/vm,$(shell $(GO) list ./...))
+	$(GO) test $(TESTFLAGS) -p 2 -count=1 ./test/torture ./test/vm
 	$(MAKE) test-e2e
 
 .PHONY: test-unit

@@ -57,7 +57,7 @@ func (s suite) pattern() string {
 }
 
 const (
-	patience = "30m" // for one package; then it shows where it is stuck
+	patience = "50m" // for one package; then it shows where it is stuck
 	module   = "github.com/snapdriver/snapdriver/"
 	driver   = "snapdriver"
 )
