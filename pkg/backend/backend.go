@@ -110,6 +110,11 @@ type Inventory struct {
 	// DamagedVolumes are the volumes among them, as far as their IDs can be
 	// told, and those that an earlier Recover has set aside.
 	DamagedVolumes []VolumeID
+
+	// Unfinished are the IDs of objects that are not served and not damaged
+	// either: only what a crash has left to do could not be done. They can be
+	// deleted.
+	Unfinished []string
 }
 
 // Limits are the sizes that volumes of one profile may have, in bytes. Every

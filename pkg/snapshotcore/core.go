@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"k8s.io/klog/v2"
@@ -27,7 +28,10 @@ type Core struct {
 	backend  backend.Backend
 	options  Options
 	nodeHash string
-	damaged  []backend.VolumeID // not served, and known by ID; does not change
+
+	// Not served; neither changes.
+	damaged    []backend.VolumeID
+	unfinished []string // IDs of what is deleted nevertheless when somebody asks
 
 	mu        sync.Mutex // guards all below; never held across I/O
 	locks     lockTable
@@ -52,13 +56,14 @@ func Open(ctx context.Context, b backend.Backend, options Options) (*Core, error
 		klog.ErrorS(nil, "An object is not served", "object", damaged)
 	}
 	c := &Core{
-		backend:  b,
-		options:  options,
-		nodeHash: backend.NodeHash(options.NodeID),
-		damaged:  inventory.DamagedVolumes,
-		locks:    lockTable{},
-		creating: map[string]*operation{},
-		untold:   map[string]*operation{},
+		backend:    b,
+		options:    options,
+		nodeHash:   backend.NodeHash(options.NodeID),
+		damaged:    inventory.DamagedVolumes,
+		unfinished: inventory.Unfinished,
+		locks:      lockTable{},
+		creating:   map[string]*operation{},
+		untold:     map[string]*operation{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	c.volumes = newTable(inventory.Volumes,
@@ -163,6 +168,9 @@ func (c *Core) absent(id anyID) error {
 	}
 	return fmt.Errorf("%s: %w", id, backend.ErrNotFound)
 }
+
+// isUnfinished says whether an object that is absent is there to be deleted.
+func (c *Core) isUnfinished(id anyID) bool { return slices.Contains(c.unfinished, id.String()) }
 
 // absentOrBusy is absent for the source of a new object, which may be about to
 // exist: ErrBusy. The caller holds c.mu.

@@ -1,6 +1,7 @@
 package snapshotcore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -230,5 +231,60 @@ func TestManyAtOnce(t *testing.T) {
 	workers.Wait()
 	if stats := c.Stats(); stats != (Stats{}) {
 		t.Errorf("left: %+v", stats)
+	}
+}
+
+// hiding is a backend that serves nothing at its start.
+type hiding struct {
+	backend.Backend
+	unfinished []string
+}
+
+func (h hiding) Recover(ctx context.Context) (backend.Inventory, error) {
+	_, err := h.Backend.Recover(ctx)
+	return backend.Inventory{Unfinished: h.unfinished}, err
+}
+
+// What is not served, for it could not be finished, is deleted; what is not
+// served for any other reason stays.
+func TestDeleteUnfinished(t *testing.T) {
+	disk := memory.NewDisk(1 << 40)
+	c := open(t, disk, nil)
+	unfinished, damaged := mustCreateVolume(t, c, volumeRequest("unfinished")), mustCreateVolume(t, c, volumeRequest("damaged"))
+	snapshot := mustCreateSnapshot(t, c, "snapshot", unfinished.ID)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := memory.Open(disk, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err = Open(t.Context(), hiding{b, []string{unfinished.ID.String(), snapshot.ID.String()}},
+		Options{NodeID: "node", InUse: func(backend.Mount) (bool, error) { return false, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, volume := range []backend.Volume{unfinished, damaged} {
+			_, err := c.Volume(volume.ID)
+			expectError(t, err, backend.ErrNotFound)
+			if err := c.DeleteVolume(t.Context(), volume.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := c.DeleteSnapshot(t.Context(), snapshot.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, disk, nil)
+	defer c.Close()
+	if stats := c.Stats(); stats.Volumes != 1 || stats.Snapshots != 0 {
+		t.Errorf("left are %+v", stats)
+	}
+	if _, err := c.Volume(damaged.ID); err != nil {
+		t.Error(err)
 	}
 }

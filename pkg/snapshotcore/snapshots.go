@@ -99,7 +99,7 @@ func (c *Core) DeleteSnapshot(ctx context.Context, id backend.SnapshotID) error 
 		return err
 	}
 	defer release()
-	if _, err := c.Snapshot(id); err != nil {
+	if _, err := c.Snapshot(id); err != nil && !c.isUnfinished(id) {
 		return absentIsDone(err)
 	}
 	// Once begun it is finished, whatever becomes of the caller.

@@ -163,11 +163,14 @@ func sameVolumeRequest(a, b VolumeRequest) bool {
 // Its snapshots stay. CSI DeleteVolume.
 func (c *Core) DeleteVolume(ctx context.Context, id backend.VolumeID) error {
 	c.forget(id.String())
-	_, release, err := c.holdVolume(id, exclusive(id.String()), exclusive(nodeKey(id)))
+	release, err := c.lock(exclusive(id.String()), exclusive(nodeKey(id)))
 	if err != nil {
-		return absentIsDone(err)
+		return err
 	}
 	defer release()
+	if _, err := c.Volume(id); err != nil && !c.isUnfinished(id) {
+		return absentIsDone(err)
+	}
 	// Once begun it is finished, whatever becomes of the caller.
 	ctx = context.WithoutCancel(ctx)
 	if err := c.checkUnused(ctx, id); err != nil {

@@ -37,7 +37,7 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 	}
 	b.index.fill(served, found.damaged)
 	b.pool.start()
-	return b.inventory(served, found.damaged), nil
+	return b.inventory(served, found), nil
 }
 
 // finish finishes or removes what commands have left undone, and returns the
@@ -57,12 +57,14 @@ func (b *Backend) finish(ctx context.Context, found *contents, cutOff []string) 
 			return nil, ctx.Err()
 		}
 		found.damaged[o.id] = err
+		found.unfinished = append(found.unfinished, o.id)
 	}
 	return served, nil
 }
 
 // inventory lists what is served and what is not.
-func (b *Backend) inventory(served []object, damaged map[string]error) (inventory backend.Inventory) {
+func (b *Backend) inventory(served []object, found contents) backend.Inventory {
+	inventory := backend.Inventory{Unfinished: found.unfinished}
 	for _, o := range served {
 		if o.kind == kindVolume {
 			inventory.Volumes = append(inventory.Volumes, o.volume())
@@ -70,7 +72,7 @@ func (b *Backend) inventory(served []object, damaged map[string]error) (inventor
 			inventory.Snapshots = append(inventory.Snapshots, o.snapshot())
 		}
 	}
-	for name, err := range damaged {
+	for name, err := range found.damaged {
 		inventory.Damaged = append(inventory.Damaged, fmt.Sprintf("%s: %v; not served, left as it is", b.path(name), err))
 		if id, err := backend.ParseVolumeID(name); err == nil {
 			inventory.DamagedVolumes = append(inventory.DamagedVolumes, id)
@@ -104,6 +106,8 @@ type contents struct {
 	objects  []object
 	damaged  map[string]error // of ours, but not to be served, by name
 	promised int64            // bytes that may come to be used; see pool.load
+
+	unfinished []string // names of those damaged that are objects
 }
 
 // sort tells our objects from what others keep in the volume group.

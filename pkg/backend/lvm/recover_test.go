@@ -2,6 +2,7 @@ package lvm_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -163,41 +164,71 @@ func TestUnfinishedVolumeIsFinished(t *testing.T) {
 	f.expect(spec.ID, "content")
 }
 
-// Where the pool has no room for that at the start, the volume is not served,
-// says why, and the repeated request finishes it once there is room.
-func TestUnfinishedVolumeIsFinishedLater(t *testing.T) {
-	f := newFixture(t)
-	spec := f.unfinished()
-	rest, err := f.Available(t.Context(), spec.Profile)
-	if err != nil {
-		t.Fatal(err)
+// Where the pool has no room for that at the start, the volume is not served and
+// says why. The repeated request finishes it once there is room, and a deletion
+// deletes it.
+func TestUnfinishedVolumeWithoutRoom(t *testing.T) {
+	const foreign = 4 * mib // what lvreduce has freed
+	for name, test := range map[string]func(f *fixture, spec, filling backend.VolumeSpec){
+		"room is made": func(f *fixture, spec, filling backend.VolumeSpec) {
+			if _, err := f.CreateVolume(f.Context(), spec, nil); !errors.Is(err, backend.ErrExhausted) {
+				f.Errorf("create: %v", err)
+			}
+			if err := f.DeleteVolume(f.Context(), filling.ID); err != nil {
+				f.Fatal(err)
+			}
+			if volume, err := f.CreateVolume(f.Context(), spec, nil); err != nil || volume.Capacity != spec.Capacity {
+				f.Errorf("create: %+v, %v", volume, err)
+			}
+			if conditions, err := f.VolumeHealth(f.Context(), spec.ID); err != nil || len(conditions) != 0 {
+				f.Errorf("health of what is whole now: %+v, %v", conditions, err)
+			}
+			f.expect(spec.ID, "content")
+			f.expectAvailable(filling.Capacity - foreign)
+		},
+		"it is deleted": func(f *fixture, spec, _ backend.VolumeSpec) {
+			if err := f.DeleteVolume(f.Context(), spec.ID); err != nil {
+				f.Error(err)
+			}
+			if slices.Contains(f.names(), spec.ID.String()) {
+				f.Errorf("there are %q", f.names())
+			}
+			if _, err := f.VolumeHealth(f.Context(), spec.ID); !errors.Is(err, backend.ErrNotFound) {
+				f.Errorf("health: %v", err)
+			}
+			f.expectAvailable(spec.Capacity - foreign)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			spec := f.unfinished()
+			rest, err := f.Available(t.Context(), spec.Profile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			filling := backend.VolumeSpec{ID: backend.NewVolumeID("node", "filling"), Name: "filling", Profile: spec.Profile, Capacity: rest}
+			if _, err := f.CreateVolume(t.Context(), filling, nil); err != nil {
+				t.Fatal(err)
+			}
+			f.at.LVM(t, "lvcreate", "--virtualsize", fmt.Sprint(foreign, "b"), "--thinpool", f.at.Group+"/"+f.at.Name, "--name", "foreign")
+			f.reopen()
+			if len(f.inventory.Volumes) != 2 || !slices.Contains(f.inventory.DamagedVolumes, spec.ID) || !slices.Contains(f.inventory.Unfinished, spec.ID.String()) {
+				t.Errorf("there are %+v", f.inventory)
+			}
+			if conditions, err := f.VolumeHealth(t.Context(), spec.ID); err != nil || len(conditions) != 1 || !strings.Contains(conditions[0].Message, "its volumes have") {
+				t.Errorf("health: %+v, %v", conditions, err)
+			}
+			test(f, spec, filling)
+		})
 	}
-	filling := backend.VolumeSpec{ID: backend.NewVolumeID("node", "filling"), Name: "filling", Profile: spec.Profile, Capacity: rest}
-	if _, err := f.CreateVolume(t.Context(), filling, nil); err != nil {
-		t.Fatal(err)
-	}
-	f.at.LVM(t, "lvcreate", "--virtualsize", "4m", "--thinpool", f.at.Group+"/"+f.at.Name, "--name", "foreign") // what lvreduce has freed
-	f.reopen()
-	if len(f.inventory.Volumes) != 2 || !slices.Contains(f.inventory.DamagedVolumes, spec.ID) {
-		t.Errorf("there are %+v", f.inventory)
-	}
-	if conditions, err := f.VolumeHealth(t.Context(), spec.ID); err != nil || len(conditions) != 1 || !strings.Contains(conditions[0].Message, "its volumes have") {
-		t.Errorf("health: %+v, %v", conditions, err)
-	}
-	if _, err := f.CreateVolume(t.Context(), spec, nil); !errors.Is(err, backend.ErrExhausted) {
-		t.Errorf("create: %v", err)
-	}
+}
 
-	if err := f.DeleteVolume(t.Context(), filling.ID); err != nil {
-		t.Fatal(err)
+// expectAvailable expects that a raw device may be as large as that.
+func (f *fixture) expectAvailable(want int64) {
+	f.Helper()
+	if got, err := f.Available(f.Context(), profiles["block"].Profile); err != nil || got != want {
+		f.Errorf("%d bytes are available, expected %d: %v", got, want, err)
 	}
-	if volume, err := f.CreateVolume(t.Context(), spec, nil); err != nil || volume.Capacity != spec.Capacity {
-		t.Errorf("create: %+v, %v", volume, err)
-	}
-	if conditions, err := f.VolumeHealth(t.Context(), spec.ID); err != nil || len(conditions) != 0 {
-		t.Errorf("health of what is whole now: %+v, %v", conditions, err)
-	}
-	f.expect(spec.ID, "content")
 }
 
 // A device that is open when it is detached stays, and is taken later.

@@ -82,10 +82,14 @@ func (b *Backend) create(ctx context.Context, planned object, what ...string) (o
 	}
 	made, err := b.build(ctx, planned, what)
 	settled(err == nil)
-	if err == nil {
-		b.index.put(made)
+	if err != nil {
+		return made, err
 	}
-	return made, err
+	if b.index.reason(made.id) != nil { // it was there at the start, unfinished, and was counted then
+		b.pool.removed(planned.size)
+	}
+	b.index.put(made)
+	return made, nil
 }
 
 // build runs the commands that make an object. One that is there already is
@@ -225,7 +229,7 @@ func (b *Backend) delete(ctx context.Context, id string) error {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	b.index.remove(id)
-	b.pool.removed(o.promise())
+	b.pool.removed(o.taken())
 	return nil
 }
 
