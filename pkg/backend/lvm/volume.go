@@ -86,7 +86,7 @@ func (b *Backend) create(ctx context.Context, planned object, what ...string) (o
 		return made, err
 	}
 	if b.index.reason(made.id) != nil { // it was there at the start, unfinished, and was counted then
-		b.pool.removed(planned.size)
+		b.pool.removed(planned.taken())
 	}
 	b.index.put(made)
 	return made, nil
