@@ -168,7 +168,7 @@ func runTests(t *testing.T, execute executor, pkg string, suite suite) {
 	if len(suite.tests) > 0 {
 		arguments = append(arguments, "-test.run="+suite.pattern())
 	}
-	var watch io.Writer = io.Discard
+	watch := io.Discard
 	if testing.Verbose() {
 		watch = t.Output()
 	}
