@@ -112,8 +112,8 @@ type Inventory struct {
 	DamagedVolumes []VolumeID
 
 	// Unfinished are the IDs of objects that are not served and not damaged
-	// either: only what a crash has left to do could not be done. They can be
-	// deleted.
+	// either: only what a crash has left to do could not be done. DeleteVolume and
+	// DeleteSnapshot delete them.
 	Unfinished []string
 }
 

@@ -125,22 +125,8 @@ func (c *Core) Capacity(ctx context.Context, profile backend.Profile) (Capacity,
 	return Capacity{Available: available - available%limits.Granularity, Limits: limits}, nil
 }
 
-// holdVolume takes locks and then looks the volume up, in this order: of a
-// volume that is being created it must say ErrBusy, not ErrNotFound.
-func (c *Core) holdVolume(id backend.VolumeID, locks ...lock) (backend.Volume, func(), error) {
-	release, err := c.lock(locks...)
-	if err != nil {
-		return backend.Volume{}, nil, err
-	}
-	volume, err := c.Volume(id)
-	if err != nil {
-		release()
-		return backend.Volume{}, nil, err
-	}
-	return volume, release, nil
-}
-
-// lock takes all the locks or none; ErrBusy.
+// lock takes all the locks or none; ErrBusy. Whoever needs an object looks it up
+// after that: of one that is being created the answer is ErrBusy, not ErrNotFound.
 func (c *Core) lock(locks ...lock) (release func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

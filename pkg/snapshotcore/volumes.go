@@ -214,11 +214,15 @@ func (c *Core) ExpandVolume(ctx context.Context, id backend.VolumeID, required, 
 	if required == 0 && limit == 0 {
 		return backend.Volume{}, fmt.Errorf("capacity_range: neither required_bytes nor limit_bytes is given: %w", backend.ErrInvalid)
 	}
-	volume, release, err := c.holdVolume(id, exclusive(id.String()))
+	release, err := c.lock(exclusive(id.String()))
 	if err != nil {
 		return backend.Volume{}, err
 	}
 	defer release()
+	volume, err := c.Volume(id)
+	if err != nil {
+		return backend.Volume{}, err
+	}
 	limits, err := c.backend.Limits(volume.Profile)
 	if err != nil {
 		return backend.Volume{}, err
