@@ -68,6 +68,8 @@ Without a subcommand it serves. Try "snapdriver demo" first: it needs no cluster
 	flags.StringVar(&o.driver.MetricsAddress, "metrics-address", "", "`host:port` to serve Prometheus metrics on, at /metrics; empty means nowhere")
 	flags.BoolVar(&o.faults, "enable-faults", false,
 		"let classes ask for faults by the parameter fault, to test operators and backup tools; not for data that matter (docs/faults.md)")
+	flags.BoolVar(&o.driver.WaitForStorage, "wait-for-storage", false,
+		"go on trying when the storage cannot be opened, and meanwhile take volumes from pods, instead of ending with an error")
 	logFlags(flags)
 	flags.Lookup("v").Usage = "log `level`; 5 logs every request and response, without secrets"
 	return command
@@ -123,12 +125,12 @@ func (o serveOptions) openBackend() (backend.Backend, error) {
 		return hostpath.Open(o.root, hostpath.Options{FreezeLimit: o.freezeLimit, Step: step})
 	case "lvm":
 		if o.lvm.VolumeGroup == "" || o.lvm.ThinPool == "" {
-			return nil, errors.New(`--backend=lvm: give --volume-group and --thin-pool; "snapdriver lvm init" makes both`)
+			return nil, fmt.Errorf(`--backend=lvm: give --volume-group and --thin-pool; "snapdriver lvm init" makes both: %w`, backend.ErrInvalid)
 		}
 		o.lvm.Step = step
 		return lvm.Open(o.lvm)
 	default:
-		return nil, fmt.Errorf("--backend: %q is not known; there are: hostpath, lvm", o.backend)
+		return nil, fmt.Errorf("--backend: %q is not known; there are: hostpath, lvm: %w", o.backend, backend.ErrInvalid)
 	}
 }
 

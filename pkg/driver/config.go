@@ -59,6 +59,9 @@ type Config struct {
 	// Open opens the core. The server listens already while it runs and answers
 	// Probe with ready=false; it closes the core when it stops.
 	Open func(context.Context) (*snapshotcore.Core, error)
+
+	// WaitForStorage has Open tried again when it fails, but for ErrInvalid.
+	WaitForStorage bool
 }
 
 const (

@@ -41,12 +41,28 @@ func panicked(where string, p any) error {
 	return fmt.Errorf("panic: %v; the log has the stack", p)
 }
 
+// withoutCore are the calls that do not need the core: what the kubelet asks
+// before it knows a driver, and what it takes a pod's volume away by.
+var withoutCore = map[string]bool{
+	csi.Identity_GetPluginInfo_FullMethodName: true, csi.Identity_GetPluginCapabilities_FullMethodName: true, csi.Identity_Probe_FullMethodName: true,
+	csi.Controller_ControllerGetCapabilities_FullMethodName: true,
+	csi.Node_NodeGetCapabilities_FullMethodName:             true, csi.Node_NodeGetInfo_FullMethodName: true, csi.Node_NodeUnpublishVolume_FullMethodName: true,
+}
+
 // waitForCore refuses calls that need the core before it is open.
 func (s *Server) waitForCore(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if s.core() == nil && !strings.HasPrefix(info.FullMethod, "/"+csi.Identity_ServiceDesc.ServiceName+"/") {
-		return nil, errStarting
+	if s.core() == nil && !withoutCore[info.FullMethod] {
+		return nil, s.starting()
 	}
 	return next(ctx, request)
+}
+
+// starting is the error of a call that comes before the core is open.
+func (s *Server) starting() error {
+	if err := s.notOpened.Load(); err != nil {
+		return fmt.Errorf("%w; so far the storage cannot be opened: %v", errStarting, *err) //nolint:errorlint // the class is that of errStarting
+	}
+	return errStarting
 }
 
 // pollsAt is the verbosity at which successful calls are logged that sidecars

@@ -145,12 +145,27 @@ type held struct {
 // any form and name nothing; do then gets the zero ID.
 func (n *node) onID(text string, do func(backend.VolumeID) error) error {
 	id, _ := backend.ParseVolumeID(text)
-	release, err := n.core().LockNode(id)
+	release, err := n.lockNode(id)
 	if err != nil {
 		return err
 	}
 	defer release()
 	return do(id)
+}
+
+// lockNode is Core.LockNode. Before the core is open it keeps it from being
+// opened: until then nothing works on volumes but what takes them from pods.
+func (n *node) lockNode(id backend.VolumeID) (release func(), err error) {
+	if n.core() == nil {
+		if !n.early.TryRLock() {
+			return nil, n.starting()
+		}
+		if n.core() == nil {
+			return n.early.RUnlock, nil
+		}
+		n.early.RUnlock()
+	}
+	return n.core().LockNode(id)
 }
 
 // onVolume runs do on an existing volume, as onID does.

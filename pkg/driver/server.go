@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,8 +30,15 @@ type Server struct {
 	// opened is nil until the core is open.
 	opened atomic.Pointer[snapshotcore.Core]
 
-	// privateDir is the configured one without symbolic links, found out when the
-	// core was opened: later its filesystem may not be there to be asked.
+	// notOpened is why the last attempt to open the core failed; nil: none has.
+	notOpened atomic.Pointer[error]
+
+	// early is held by the calls that work without the core, and then, for the
+	// moment in which the core takes over, by Run.
+	early sync.RWMutex
+
+	// privateDir is the configured one. Once the core is open it has no symbolic
+	// links: later its filesystem may not be there to be asked.
 	privateDir string
 }
 
@@ -43,7 +51,7 @@ func New(config Config) (*Server, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, topology: newTopology(config.Name, config.NodeID)}
+	s := &Server{config: config, topology: newTopology(config.Name, config.NodeID), privateDir: config.PrivateDir}
 	s.metrics = newMetrics(config.Version, s.opened.Load)
 	s.metrics.registry.MustRegister(storageFigures{s})
 	return s, nil
@@ -51,7 +59,8 @@ func New(config Config) (*Server, error) {
 
 // Run listens, opens the core and serves until ctx is done; then it stops and
 // returns nil. Running calls get the configured time to end. It returns an
-// error when it cannot listen or the core cannot be opened.
+// error when it cannot listen, or when the core cannot be opened and is not to be
+// tried again.
 func (s *Server) Run(ctx context.Context) (err error) {
 	path, err := SocketPath(s.config.Endpoint)
 	if err != nil {
@@ -66,8 +75,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	csi.RegisterControllerServer(rpc, &controller{Server: s})
 	csi.RegisterNodeServer(rpc, &node{Server: s})
 	defer func() { err = errors.Join(err, s.stop(rpc)) }()
-	served := make(chan error, 1)
-	go func() { served <- rpc.Serve(listener) }()
+	serving, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
+	go func() { failed(fmt.Errorf("serve: %w", rpc.Serve(listener))) }()
 	klog.InfoS("Listening", "socket", path, "driver", s.config.Name, "version", s.config.Version, "node", s.config.NodeID)
 	if s.config.MetricsAddress != "" {
 		stopMetrics, err := s.metrics.serve(s.config.MetricsAddress)
@@ -76,23 +86,59 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		}
 		defer stopMetrics()
 	}
-	core, err := s.config.Open(ctx)
-	if err != nil {
+	if err := s.open(serving); err != nil {
 		return err
 	}
-	if s.config.PrivateDir != "" {
-		if s.privateDir, err = filepath.EvalSymlinks(s.config.PrivateDir); err != nil {
+	<-serving.Done()
+	if ctx.Err() == nil {
+		return context.Cause(serving)
+	}
+	return nil
+}
+
+// The pauses between attempts to open the core.
+const (
+	firstRetry   = time.Second
+	longestRetry = 15 * time.Second
+)
+
+// open opens the core. If it is configured to, it tries again until ctx is done:
+// the storage may come later than the driver, or come back, and until then pods
+// can be taken down. What was given wrongly (ErrInvalid) stays wrong.
+func (s *Server) open(ctx context.Context) error {
+	for pause := firstRetry; ; pause = min(2*pause, longestRetry) {
+		core, err := s.config.Open(ctx)
+		if err == nil {
+			return s.take(core)
+		}
+		if ctx.Err() != nil || !s.config.WaitForStorage || errors.Is(err, backend.ErrInvalid) {
+			return err
+		}
+		klog.ErrorS(err, "Cannot open the storage; only NodeUnpublishVolume works", "triedAgainAfter", pause)
+		s.notOpened.Store(&err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// take begins to serve a core.
+func (s *Server) take(core *snapshotcore.Core) error {
+	// Who holds it unmounts, which may last; calls that come now are told to
+	// come again.
+	s.early.Lock()
+	defer s.early.Unlock()
+	if s.privateDir != "" {
+		var err error
+		if s.privateDir, err = filepath.EvalSymlinks(s.privateDir); err != nil {
 			return errors.Join(err, core.Close())
 		}
 	}
 	s.opened.Store(core)
 	klog.InfoS("Ready", "stats", core.Stats())
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-served:
-		return fmt.Errorf("serve: %w", err)
-	}
+	return nil
 }
 
 // interceptors are what every call goes through, the outermost first.
@@ -115,5 +161,6 @@ func (s *Server) stop(rpc *grpc.Server) error {
 	return nil
 }
 
-// core is the snapshot core. It is nil while waitForCore lets no call through.
+// core is the snapshot core. It is nil while waitForCore lets only those calls
+// through that do without.
 func (s *Server) core() *snapshotcore.Core { return s.opened.Load() }

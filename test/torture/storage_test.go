@@ -93,6 +93,10 @@ type place struct {
 
 	// boot makes the storage what it is after a reboot.
 	boot func()
+
+	// lose makes the storage one that cannot be opened; find makes it what it was,
+	// when no pod has volumes.
+	lose, find func()
 }
 
 // census is what is found in a storage from outside.
@@ -155,6 +159,8 @@ func placeAt(t *testing.T, dir string) place {
 		root:   root,
 		census: func() census { return censusBelow(t, root) },
 		boot:   func() { remount(t, dir) },
+		lose:   func() { testenv.ShutDown(t, dir) },
+		find:   func() { remount(t, dir) },
 		used: func() int64 {
 			unix.Sync()
 			var stat unix.Statfs_t
@@ -201,6 +207,8 @@ func makePool(t *testing.T, size int64) place {
 		flags:  []string{"--backend=lvm", "--volume-group=" + pool.Group, "--thin-pool=" + pool.Name, "--lock-dir=" + t.TempDir()},
 		census: func() census { return censusOf(t, pool) },
 		boot:   func() { pool.LVM(t, "vgchange", "--activate", "n", pool.Group) },
+		lose:   func() { pool.LVM(t, "vgrename", pool.Group, pool.Group+"lost") },
+		find:   func() { pool.LVM(t, "vgrename", pool.Group+"lost", pool.Group) },
 		used: func() int64 {
 			percent := strings.TrimSpace(pool.LVM(t, "lvs", "--noheadings", "--options", "data_percent", pool.Group+"/"+pool.Name))
 			used, err := strconv.ParseFloat(percent, 64)

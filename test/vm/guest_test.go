@@ -31,7 +31,7 @@ var suites = []suite{
 	{name: "btrfs", packages: []string{"pkg/backend/lvm"}, tests: []string{"TestConformance/btrfs"}},
 	{name: "block", packages: []string{"pkg/backend/lvm"}, tests: []string{"TestConformance/block"}},
 	{name: "books", packages: []string{"test/torture"}, tests: []string{"TestBooks", "TestKill"}},
-	{name: "torture", packages: []string{"test/torture"}, tests: []string{"TestCommandsOfLVM", "TestDieAtEachStep", "TestListTokens", "TestPublishTable", "TestRaceSameName", "TestReboot"}},
+	{name: "torture", packages: []string{"test/torture"}, tests: []string{"TestCommandsOfLVM", "TestDieAtEachStep", "TestListTokens", "TestPublishTable", "TestRaceSameName", "TestReboot", "TestStorageLost"}},
 	{name: "races and input", packages: []string{"test/torture"}, tests: []string{
 		"TestInputNotUTF8", "TestInputSecrets", "TestListsWhileObjectsComeAndGo", "TestRaceMany", "TestRaceOfTwo",
 	}},
