@@ -39,7 +39,7 @@ The same archive always becomes the same snapshot. An import that was cut off is
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&endpoint, "endpoint", cmp.Or(os.Getenv("CSI_ENDPOINT"), defaultEndpoint), "Unix `socket` of the driver; the default is the environment's CSI_ENDPOINT, if set")
-	flags.StringVar(&size, "size", "", "`size` that a claim made from the snapshot has to have, such as 5GiB; the default is what the files take")
+	flags.StringVar(&size, "size", "", "`size` that a claim made from the snapshot has to have, such as 5GiB; the default is what the files take, and a filesystem for them")
 	flags.StringVar(&namespace, "namespace", "default", "`namespace` of the VolumeSnapshot")
 	flags.StringVar(&name, "name", "imported", "`name` of the VolumeSnapshot")
 	return command

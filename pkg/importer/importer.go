@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath/treecopy"
 )
 
@@ -25,7 +28,8 @@ type Config struct {
 	Archive *os.File
 
 	// Size is the size in bytes that a volume made from the snapshot is to have
-	// at least; 0: what the files take.
+	// at least; 0: what the files take, and their filesystem, if the volume has
+	// one of its own.
 	Size int64
 
 	// Directory is where the volume is mounted meanwhile: a directory that the
@@ -75,9 +79,15 @@ func Run(ctx context.Context, config Config) (Imported, error) {
 	}
 	v := &volume{
 		controller: csi.NewControllerClient(connection), node: csi.NewNodeClient(connection),
-		name: "import-" + digest, size: size, directory: config.Directory,
+		name: "import-" + digest, size: size, largest: size, directory: config.Directory,
+	}
+	if config.Size == 0 {
+		v.largest = largest(size, found.Entries)
 	}
 	snapshot, before, err := v.snapshotOf(ctx, func(root *os.File) error {
+		if err := checkRoom(root, found); err != nil {
+			return err
+		}
 		return treecopy.ReadForeign(ctx, config.Archive, found, root, nil)
 	})
 	if err != nil {
@@ -111,23 +121,65 @@ func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error)
 	if snapshot, err = v.snapshot(ctx); err != nil || snapshot != nil {
 		return snapshot, true, err
 	}
-	// If it is the volume of an import that was cut off, it is not empty.
-	if err := errors.Join(v.remove(ctx), v.create(ctx)); err != nil {
-		return nil, false, err
-	}
-	if err := v.publish(ctx); err != nil {
-		return nil, false, err
-	}
-	root, err := os.Open(v.target())
-	if err != nil {
-		return nil, false, err
-	}
-	err = errors.Join(fill(root), root.Close())
-	if err != nil {
-		return nil, false, fmt.Errorf("unpack the archive: %w", err)
+	for {
+		// If it is the volume of an import that was cut off, it is not empty.
+		if err := errors.Join(v.remove(ctx), v.create(ctx)); err != nil {
+			return nil, false, err
+		}
+		err := v.unpack(ctx, fill)
+		if err == nil {
+			break
+		}
+		if v.size >= v.largest || !errors.Is(err, backend.ErrExhausted) {
+			return nil, false, err
+		}
+		v.size = min(v.size+max(v.size/4, mib), v.largest)
 	}
 	snapshot, err = v.cut(ctx)
 	return snapshot, false, err
+}
+
+// unpack has fill fill the volume: ErrExhausted when there is no room.
+func (v *volume) unpack(ctx context.Context, fill func(root *os.File) error) error {
+	if err := v.publish(ctx); err != nil {
+		return err
+	}
+	root, err := os.Open(v.target())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(fill(root), root.Close()); err != nil {
+		return fmt.Errorf("unpack the archive: %w", err)
+	}
+	return nil
+}
+
+// largest is how large a volume is made before an archive counts as one that does
+// not fit: twice what a filesystem of its own may need for that many bytes and
+// entries. ext4 has an inode for each 16 KiB, and structures that do not depend
+// on its size.
+func largest(bytes, entries int64) int64 {
+	const fixed, inode = 64 * mib, 16 << 10
+	if bytes > math.MaxInt64/4 || entries > math.MaxInt64/4/inode {
+		return bytes
+	}
+	return 2 * (bytes + entries*inode + fixed)
+}
+
+// checkRoom says early what would turn out late: ErrExhausted where a filesystem
+// has no room for an archive.
+func checkRoom(root *os.File, archive treecopy.Foreign) error {
+	var stat unix.Statfs_t
+	if err := unix.Fstatfs(int(root.Fd()), &stat); err != nil {
+		return err
+	}
+	if free := int64(stat.Bavail) * stat.Bsize; free < archive.Bytes {
+		return fmt.Errorf("the files in the archive have %d bytes, and the volume's filesystem has room for %d: %w", archive.Bytes, free, backend.ErrExhausted)
+	}
+	if stat.Files > 0 && int64(stat.Ffree) < archive.Entries { // some filesystems do not count
+		return fmt.Errorf("the archive has %d files, and the volume's filesystem has room for %d: %w", archive.Entries, stat.Ffree, backend.ErrExhausted)
+	}
+	return nil
 }
 
 // digestOf returns the SHA-256 of a file.

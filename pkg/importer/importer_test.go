@@ -31,7 +31,7 @@ type testbed struct {
 	work string // where the imports mount
 }
 
-func newTestbed(t *testing.T) *testbed {
+func newTestbed(t *testing.T, flags ...string) *testbed {
 	t.Helper()
 	testenv.RequireRoot(t)
 	testenv.RequirePrograms(t, "tar")
@@ -40,6 +40,7 @@ func newTestbed(t *testing.T) *testbed {
 	if err := os.Mkdir(b.work, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	b.Flags = flags
 	b.Start()
 	t.Cleanup(func() {
 		if leaks, err := testenv.Leaks(dir); err != nil || len(leaks) > 0 {
@@ -117,18 +118,24 @@ func (b *testbed) contents(handle string) map[string]string {
 		b.t.Fatal(err)
 	}
 	testenv.Run(b.t, "tar", "xf", path, "-C", out)
+	return contentsOf(b.t, out)
+}
+
+// contentsOf returns what the files below a directory hold, by their paths.
+func contentsOf(t *testing.T, dir string) map[string]string {
+	t.Helper()
 	contents := map[string]string{}
-	err := filepath.WalkDir(out, func(path string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		text, err := os.ReadFile(path)
-		name, _ := filepath.Rel(out, path)
+		name, _ := filepath.Rel(dir, path)
 		contents[name] = string(text)
 		return err
 	})
 	if err != nil {
-		b.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return contents
 }
@@ -184,6 +191,68 @@ func TestImportSize(t *testing.T) {
 	if imported, err := importer.Run(t.Context(), config); err != nil || imported.Size != 5<<30 {
 		t.Errorf("%+v %v", imported, err)
 	}
+}
+
+// TestImportOnLVM: where a volume has a filesystem of its own, the volume gets
+// large enough for what the files take there, unless a size is given.
+func TestImportOnLVM(t *testing.T) {
+	testenv.RequireThinPools(t)
+	pool := testenv.ThinPool(t, testenv.PoolOptions{})
+	b := newTestbed(t, "--backend=lvm", "--volume-group="+pool.Group, "--thin-pool="+pool.Name, "--lock-dir="+t.TempDir())
+	dir, want := b.tree(5000)
+	want["large"] = strings.Repeat("large\n", 4<<20)
+	if err := os.WriteFile(filepath.Join(dir, "large"), []byte(want["large"]), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	archive := b.pack(dir)
+	config := b.config(archive)
+	config.Size = 40 << 20
+	if _, err := importer.Run(t.Context(), config); !errors.Is(err, backend.ErrExhausted) {
+		t.Errorf("a size without room for the filesystem: %v", err)
+	}
+	b.wantClean(0)
+	imported, err := importer.Run(t.Context(), b.config(archive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.wantClean(1)
+	if diff := cmp.Diff(want, b.restored(imported.Handle)); diff != "" {
+		t.Errorf("the snapshot differs (-want +got):\n%.2000s", diff)
+	}
+	if again, err := importer.Run(t.Context(), b.config(archive)); err != nil || !again.Before || again.Handle != imported.Handle {
+		t.Errorf("the second time: %+v %v", again, err)
+	}
+	b.wantClean(1)
+}
+
+// restored returns what a volume made from a snapshot holds.
+func (b *testbed) restored(handle string) map[string]string {
+	b.t.Helper()
+	how := &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+	}
+	created, err := b.Controller.CreateVolume(b.t.Context(), &csi.CreateVolumeRequest{
+		Name: "restored", VolumeCapabilities: []*csi.VolumeCapability{how},
+		VolumeContentSource: &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: handle},
+		}},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	id, staging := created.GetVolume().GetVolumeId(), b.t.TempDir()
+	if _, err := b.Node.NodeStageVolume(b.t.Context(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: staging, VolumeCapability: how}); err != nil {
+		b.t.Fatal(err)
+	}
+	contents := contentsOf(b.t, staging)
+	if _, err := b.Node.NodeUnstageVolume(b.t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging}); err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := b.Controller.DeleteVolume(b.t.Context(), &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
+		b.t.Fatal(err)
+	}
+	return contents
 }
 
 // TestKilledImport: an import that is killed leaves no snapshot or a whole one,

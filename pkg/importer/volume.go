@@ -21,7 +21,8 @@ type volume struct {
 	node       csi.NodeClient
 
 	name      string
-	size      int64
+	size      int64  // in bytes
+	largest   int64  // that the size may become if the archive does not fit
 	directory string // for the mounts of volumes
 	id        string // once it was created
 }

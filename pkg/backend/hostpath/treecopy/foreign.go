@@ -24,6 +24,9 @@ type Foreign struct {
 
 	// Bytes is the size of all files together, holes included.
 	Bytes int64
+
+	// Entries is how many files, directories and others there are.
+	Entries int64
 }
 
 // SurveyForeign looks through an archive: a tar file of any of the formats that
@@ -60,6 +63,7 @@ func SurveyForeign(ctx context.Context, in *os.File) (Foreign, error) {
 			return Foreign{}, malformed("its files have more than %d bytes", int64(math.MaxInt64))
 		}
 		found.Bytes += header.Size
+		found.Entries++
 	}
 }
 
