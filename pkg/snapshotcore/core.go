@@ -39,6 +39,7 @@ type Core struct {
 	snapshots snapshotIndex
 	creating  map[string]*operation // running creations by ID
 	untold    map[string]*operation // those that have failed and nobody was told, see tellLater
+	deleting  map[string]bool       // running deletions by ID
 
 	running sync.WaitGroup
 	stop    context.CancelFunc // ends every detached operation
@@ -64,6 +65,7 @@ func Open(ctx context.Context, b backend.Backend, options Options) (*Core, error
 		locks:      lockTable{},
 		creating:   map[string]*operation{},
 		untold:     map[string]*operation{},
+		deleting:   map[string]bool{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	c.volumes = newTable(inventory.Volumes,
@@ -138,6 +140,33 @@ func (c *Core) lock(locks ...lock) (release func(), err error) {
 		defer c.mu.Unlock()
 		c.locks.release(locks...)
 	}, nil
+}
+
+// lockForDeletion is lock for the deletion of an object: others are the locks
+// that it needs beside that of the object.
+func (c *Core) lockForDeletion(id anyID, others ...lock) (release func(), err error) {
+	locks := append(others, exclusive(id.String()))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.locks.try(locks...); err != nil {
+		return nil, err
+	}
+	c.deleting[id.String()] = true
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.deleting, id.String())
+		c.locks.release(locks...)
+	}, nil
+}
+
+// beingDeleted is the error of a request for an object that is about to go:
+// ErrBusy, nil for any other. The caller holds c.mu.
+func (c *Core) beingDeleted(id anyID) error {
+	if !c.deleting[id.String()] {
+		return nil
+	}
+	return fmt.Errorf("name: %s, which has it, is being deleted; repeat the call later: %w", id, backend.ErrBusy)
 }
 
 // anyID is what both kinds of ID tell about themselves.

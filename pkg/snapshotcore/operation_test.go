@@ -327,3 +327,34 @@ func TestFailureWaitsForWhoAsks(t *testing.T) {
 	}
 	mustCreateVolume(t, c, repeat)
 }
+
+// TestCreateWhileBeingDeleted: what is about to go is not acknowledged, although
+// it is still there; a deletion that is refused leaves it to be acknowledged.
+func TestCreateWhileBeingDeleted(t *testing.T) {
+	g := newGate("delete ")
+	c := open(t, memory.NewDisk(1<<40), g.step)
+	defer c.Close()
+	volume, source := mustCreateVolume(t, c, volumeRequest("volume")), mustCreateVolume(t, c, volumeRequest("source"))
+	snapshot := mustCreateSnapshot(t, c, "snapshot", source.ID)
+	deleted := make(chan error, 2)
+	go func() { deleted <- c.DeleteVolume(t.Context(), volume.ID) }()
+	go func() { deleted <- c.DeleteSnapshot(t.Context(), snapshot.ID) }()
+	<-g.arrived
+	<-g.arrived
+	_, err := c.CreateVolume(t.Context(), volumeRequest("volume"))
+	expectError(t, err, backend.ErrBusy)
+	_, err = c.CreateSnapshot(t.Context(), SnapshotRequest{Name: "snapshot", Source: source.ID})
+	expectError(t, err, backend.ErrBusy)
+	close(g.opened)
+	if err := errors.Join(<-deleted, <-deleted); err != nil {
+		t.Fatal(err)
+	}
+	mustCreateVolume(t, c, volumeRequest("volume"))
+	mustCreateSnapshot(t, c, "snapshot", source.ID)
+	c.options.InUse = func(backend.Mount) (bool, error) { return true, nil }
+	expectError(t, c.DeleteVolume(t.Context(), volume.ID), backend.ErrPrecondition)
+	mustCreateVolume(t, c, volumeRequest("volume"))
+	if len(c.deleting) > 0 {
+		t.Errorf("deletions left: %v", c.deleting)
+	}
+}

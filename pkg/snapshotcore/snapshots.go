@@ -1,6 +1,7 @@
 package snapshotcore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -31,8 +32,8 @@ func (c *Core) CreateSnapshot(ctx context.Context, r SnapshotRequest) (backend.S
 	id := backend.NewSnapshotID(c.options.NodeID, r.Name)
 	c.mu.Lock()
 	if snapshot, exists := c.snapshots.byID[id]; exists {
-		c.mu.Unlock()
-		return snapshot, r.compatible(snapshot)
+		defer c.mu.Unlock()
+		return snapshot, cmp.Or(c.beingDeleted(id), r.compatible(snapshot))
 	}
 	op, err := c.joinOrStartSnapshot(id, r)
 	if err == nil {
@@ -94,7 +95,7 @@ func (r SnapshotRequest) compatible(snapshot backend.Snapshot) error {
 // stay. CSI DeleteSnapshot.
 func (c *Core) DeleteSnapshot(ctx context.Context, id backend.SnapshotID) error {
 	c.forget(id.String())
-	release, err := c.lock(exclusive(id.String()))
+	release, err := c.lockForDeletion(id)
 	if err != nil {
 		return err
 	}

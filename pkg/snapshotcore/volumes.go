@@ -1,6 +1,7 @@
 package snapshotcore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,8 +45,8 @@ func (c *Core) CreateVolume(ctx context.Context, r VolumeRequest) (backend.Volum
 
 	c.mu.Lock()
 	if volume, exists := c.volumes.byID[id]; exists {
-		c.mu.Unlock()
-		return volume, r.compatible(volume)
+		defer c.mu.Unlock()
+		return volume, cmp.Or(c.beingDeleted(id), r.compatible(volume))
 	}
 	op, err := c.joinOrStartVolume(id, r, limits)
 	if err == nil {
@@ -163,7 +164,7 @@ func sameVolumeRequest(a, b VolumeRequest) bool {
 // Its snapshots stay. CSI DeleteVolume.
 func (c *Core) DeleteVolume(ctx context.Context, id backend.VolumeID) error {
 	c.forget(id.String())
-	release, err := c.lock(exclusive(id.String()), exclusive(nodeKey(id)))
+	release, err := c.lockForDeletion(id, exclusive(nodeKey(id)))
 	if err != nil {
 		return err
 	}
@@ -206,7 +207,10 @@ func (c *Core) checkUnused(ctx context.Context, id backend.VolumeID) error {
 }
 
 // ExpandVolume makes a volume at least required bytes large and returns it. A
-// volume that is large enough stays as it is. CSI ControllerExpandVolume.
+// volume that is large enough stays as it is. ErrOutOfRange, and not
+// ErrExhausted, where there is no room: of that csi-resizer believes that the
+// growth may still be going on, and no longer lets anybody ask for less. CSI
+// ControllerExpandVolume.
 func (c *Core) ExpandVolume(ctx context.Context, id backend.VolumeID, required, limit int64) (backend.Volume, error) {
 	if err := CheckRange(required, limit); err != nil {
 		return backend.Volume{}, err
@@ -239,6 +243,9 @@ func (c *Core) ExpandVolume(ctx context.Context, id backend.VolumeID, required, 
 	}
 	// Once begun it is finished, whatever becomes of the caller.
 	volume, err = c.backend.ExpandVolume(context.WithoutCancel(ctx), id, size)
+	if errors.Is(err, backend.ErrExhausted) {
+		err = fmt.Errorf("capacity_range.required_bytes: %v: %w", err, backend.ErrOutOfRange) //nolint:errorlint // the class changes on purpose
+	}
 	if err != nil {
 		return backend.Volume{}, err
 	}

@@ -97,7 +97,7 @@ func TestExpandVolume(t *testing.T) {
 		{"rounded up", 2*mib + 1, 0, 2*mib + 1024, nil},
 		{"rounded above the limit", 3*mib + 1, 3*mib + 2, 0, backend.ErrOutOfRange},
 		{"too large", 1 << 50, 0, 0, backend.ErrOutOfRange},
-		{"more than there is", 1 << 40, 0, 0, backend.ErrExhausted},
+		{"more than there is", 1 << 40, 0, 0, backend.ErrOutOfRange},
 	} {
 		grown, err := c.ExpandVolume(t.Context(), volume.ID, test.required, test.limit)
 		if !errors.Is(err, test.class) || grown.Capacity != test.size {
