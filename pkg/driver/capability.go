@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -95,7 +96,7 @@ func parseAccesses(capabilities []*csi.VolumeCapability) (whole access, modes []
 			return access{}, nil, fmt.Errorf("%s.mount.fs_type: both %q and %q are asked for; a volume has one filesystem: %w", field, whole.fsType, one.fsType, backend.ErrInvalid)
 		}
 		whole.mode = one.mode
-		whole.fsType = max(whole.fsType, one.fsType) // the one that is given
+		whole.fsType = cmp.Or(whole.fsType, one.fsType)
 		modes = append(modes, one.accessMode)
 	}
 	return whole, modes, nil

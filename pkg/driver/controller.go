@@ -10,6 +10,7 @@ import (
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/driver/faults"
+	"github.com/snapdriver/snapdriver/pkg/snapshotcore"
 )
 
 // controller is the CSI Controller service.
@@ -133,7 +134,7 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 	if err != nil {
 		return nil, err
 	}
-	capacity, err := c.core().Capacity(ctx, profile)
+	capacity, err := c.capacity(ctx, profile)
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +148,14 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 		MaximumVolumeSize: wrapperspb.Int64(capacity.Available),
 		MinimumVolumeSize: wrapperspb.Int64(capacity.Limits.Min),
 	}, nil
+}
+
+// capacity is Core.Capacity, or errNoAnswer: it is asked for so often that what
+// waits for hanging storage would pile up.
+func (s *Server) capacity(ctx context.Context, profile backend.Profile) (snapshotcore.Capacity, error) {
+	return s.capacityAsked.ask(ctx, fmt.Sprintf("capacity for %v", profile), patience, func(ctx context.Context) (snapshotcore.Capacity, error) {
+		return s.core().Capacity(ctx, profile)
+	})
 }
 
 // cut shortens a text to what CSI allows a field.

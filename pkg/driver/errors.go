@@ -24,6 +24,7 @@ var codeOf = []struct {
 	{backend.ErrBadToken, codes.Aborted},
 	{backend.ErrOutOfRange, codes.OutOfRange},
 	{errStarting, codes.Unavailable},
+	{errNoAnswer, codes.Unavailable},
 	// Sidecars take these two for "may still be running", as it may.
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},

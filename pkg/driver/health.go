@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -21,7 +23,7 @@ func (c *controller) ControllerGetVolumeHealth(ctx context.Context, r *csi.Contr
 	if err != nil {
 		return nil, err
 	}
-	conditions, err := c.volumeHealth(ctx, id, sight, places{})
+	conditions, err := notResponding(c.volumeHealth(ctx, id, sight, places{}, patience))
 	if err != nil {
 		return nil, err
 	}
@@ -37,8 +39,13 @@ func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.Cont
 	if err != nil {
 		return nil, err
 	}
+	wait := patience
 	found, next, err := c.core().UnhealthyVolumes(page, func(id backend.VolumeID) ([]backend.Condition, error) {
-		return c.volumeHealth(ctx, id, sight, places{})
+		conditions, err := c.volumeHealth(ctx, id, sight, places{}, wait)
+		if errors.Is(err, errNoAnswer) {
+			wait = impatience
+		}
+		return notResponding(conditions, err)
 	})
 	if err != nil {
 		return nil, err
@@ -64,7 +71,7 @@ func (n *node) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHeal
 	if err != nil {
 		return nil, err
 	}
-	conditions, err := n.volumeHealth(ctx, id, sight, at)
+	conditions, err := notResponding(n.volumeHealth(ctx, id, sight, at, patience))
 	if errors.Is(err, backend.ErrPrecondition) {
 		err = fmt.Errorf("%v: %w", err, backend.ErrNotFound) //nolint:errorlint // the class changes on purpose
 	}
@@ -84,18 +91,24 @@ func (n *node) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHe
 
 // volumeHealth returns what the backend finds wrong with a volume, what the
 // kernel finds wrong with the filesystem on it, and whether it is not where it
-// is said to be.
-func (s *Server) volumeHealth(ctx context.Context, id backend.VolumeID, sight mounts.Sight, at places) ([]backend.Condition, error) {
-	return s.conditions(ctx, fmt.Sprintf("health of %s at %q", id, at), func(ctx context.Context) ([]backend.Condition, error) {
+// is said to be. errNoAnswer after patience.
+func (s *Server) volumeHealth(ctx context.Context, id backend.VolumeID, sight mounts.Sight, at places, patience time.Duration) ([]backend.Condition, error) {
+	return s.volumesAsked.ask(ctx, fmt.Sprintf("health of %s at %q", id, at), patience, func(ctx context.Context) ([]backend.Condition, error) {
 		conditions, err := s.core().VolumeHealth(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		more, err := s.mountHealth(ctx, id, sight, at)
-		if err != nil && len(conditions) == 0 {
-			return nil, err
+		if errors.Is(err, fs.ErrNotExist) { // was it just unstaged, or deleted?
+			if s.core().NodeBusy(id) {
+				return conditions, nil
+			}
+			more, err = s.mountHealth(ctx, id, sight, at)
 		}
-		return append(conditions, more...), nil // an error is a consequence of what is wrong
+		if err != nil && len(conditions) > 0 {
+			return conditions, nil // the error is a consequence of what is wrong
+		}
+		return append(conditions, more...), err
 	})
 }
 
@@ -149,12 +162,11 @@ func stagedHealth(volume backend.Volume, attached bool, mount backend.Mount, sig
 }
 
 func (s *Server) storageHealth(ctx context.Context) ([]backend.Condition, error) {
-	return s.conditions(ctx, "health of the storage", s.core().StorageHealth)
+	return notResponding(s.storageAsked.ask(ctx, "health of the storage", patience, s.core().StorageHealth))
 }
 
-// conditions asks for conditions. That there is no answer is one.
-func (s *Server) conditions(ctx context.Context, key string, question func(context.Context) ([]backend.Condition, error)) ([]backend.Condition, error) {
-	conditions, err := s.asked.ask(ctx, key, question)
+// notResponding makes it a condition that there is no answer.
+func notResponding(conditions []backend.Condition, err error) ([]backend.Condition, error) {
 	if errors.Is(err, errNoAnswer) {
 		return []backend.Condition{{Severity: backend.Inaccessible, Reason: "NotResponding", Message: err.Error()}}, nil
 	}

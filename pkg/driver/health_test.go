@@ -1,7 +1,9 @@
 package driver
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,7 +12,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
+	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
+	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
 	"github.com/snapdriver/snapdriver/pkg/backend/memory"
 )
 
@@ -192,5 +196,49 @@ func TestHealthDuringCopy(t *testing.T) {
 	close(goOn)
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// interferingBackend does something whenever it was asked whether a volume is
+// attached, before the answer arrives.
+type interferingBackend struct {
+	backend.Backend
+	interfere func()
+}
+
+func (b *interferingBackend) Attached(ctx context.Context, id backend.VolumeID) (backend.Mount, bool, error) {
+	mount, attached, err := b.Backend.Attached(ctx, id)
+	if interfere := b.interfere; interfere != nil {
+		b.interfere = nil
+		interfere()
+	}
+	return mount, attached, err
+}
+
+// TestHealthOfVolumeBeingDeleted: a volume that goes while it is asked about is
+// gone, and spoils no list.
+func TestHealthOfVolumeBeingDeleted(t *testing.T) {
+	opened, err := hostpath.Open(filepath.Join(testenv.TempDir(t), "root"), hostpath.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &interferingBackend{Backend: opened}
+	c := start(t, b, nil)
+	for range 2 {
+		v := c.create(t, volumeRequest("v"))
+		remove := func() {
+			if _, err := c.DeleteVolume(background, &csi.DeleteVolumeRequest{VolumeId: v.VolumeId}); err != nil {
+				t.Error(err)
+			}
+		}
+		b.interfere = remove
+		list := must[*csi.ControllerListVolumeHealthResponse](t)(c.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{}))
+		if len(list.Entries) > 0 {
+			t.Errorf("listed: %v", list)
+		}
+		v = c.create(t, volumeRequest("v"))
+		b.interfere = remove
+		_, err := c.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: v.VolumeId})
+		wantCode(t, err, codes.NotFound)
 	}
 }

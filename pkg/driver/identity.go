@@ -42,11 +42,10 @@ func (i *identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabili
 // Probe asks the backend for free space: that takes no more than a look at the
 // storage and fails when the storage is away.
 func (i *identity) Probe(ctx context.Context, _ *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	core := i.core()
-	if core == nil {
+	if i.core() == nil {
 		return &csi.ProbeResponse{Ready: wrapperspb.Bool(false)}, nil
 	}
-	if _, err := core.Capacity(ctx, backend.Profile{Mode: backend.Filesystem}); err != nil {
+	if _, err := i.capacity(ctx, backend.Profile{Mode: backend.Filesystem}); err != nil {
 		return nil, fmt.Errorf("the storage is not usable: %v: %w", err, backend.ErrPrecondition) //nolint:errorlint // CSI wants this class whatever the cause
 	}
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 const (
@@ -16,12 +14,16 @@ const (
 	// (10 s) among them.
 	patience = 5 * time.Second
 
-	// maxInquiries is how many questions may be open at once: a thread hangs
-	// on each that the storage never answers.
+	// impatience is patience with further questions once the storage has not
+	// answered one: a list of volumes would take hours otherwise.
+	impatience = 20 * time.Millisecond
+
+	// maxInquiries is how many questions of one sort may be open at once: a
+	// thread hangs on each that the storage never answers.
 	maxInquiries = 128
 )
 
-// errNoAnswer says that the storage has taken longer than patience.
+// errNoAnswer says that the storage does not answer in time.
 var errNoAnswer = errors.New("the storage does not answer")
 
 // inquiries asks questions that the storage may never answer, as where a disk
@@ -41,8 +43,8 @@ type inquiry[Answer any] struct {
 
 // ask returns what question returns. Who asks the same while it is open, which
 // is told by the key, gets the same answer, or errNoAnswer as soon as it has
-// been open for longer than patience. ErrBusy when too many are open.
-func (i *inquiries[Answer]) ask(ctx context.Context, key string, question func(context.Context) (Answer, error)) (answer Answer, err error) {
+// been open for longer than patience, or when too many are open.
+func (i *inquiries[Answer]) ask(ctx context.Context, key string, patience time.Duration, question func(context.Context) (Answer, error)) (answer Answer, err error) {
 	open, err := i.join(ctx, key, question)
 	if err != nil {
 		return answer, err
@@ -68,7 +70,7 @@ func (i *inquiries[Answer]) join(ctx context.Context, key string, question func(
 		return open, nil
 	}
 	if len(i.open) == maxInquiries {
-		return nil, fmt.Errorf("%d questions to the storage are not answered yet; repeat the call later: %w", maxInquiries, backend.ErrBusy)
+		return nil, fmt.Errorf("%w: %d questions are open", errNoAnswer, maxInquiries)
 	}
 	if i.open == nil {
 		i.open = map[string]*inquiry[Answer]{}

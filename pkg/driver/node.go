@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -111,11 +112,9 @@ func (n *node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 	if err != nil {
 		return nil, err
 	}
-	mount, err := n.volumeAt(ctx, volume, at)
-	if err != nil {
-		return nil, err
-	}
-	usage, err := usageOf(volume, mount, at.volume)
+	usage, err := n.usageAsked.ask(ctx, fmt.Sprintf("usage of %s at %q", volume.ID, at), patience, func(ctx context.Context) ([]*csi.VolumeUsage, error) {
+		return n.usage(ctx, volume, at)
+	})
 	return &csi.NodeGetVolumeStatsResponse{Usage: usage}, err
 }
 

@@ -74,6 +74,34 @@ func TestMountFlags(t *testing.T) {
 	})
 }
 
+// TestRemountedBelow: what becomes of a filesystem after a volume was staged and
+// published keeps neither from being acknowledged again.
+func TestRemountedBelow(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, flags := range []string{"noatime", "nosuid,nodev", "ro"} {
+		b := newTestbed(t)
+		v := b.volume("directory", layouts["directory"])
+		v.stage(codes.OK)
+		v.publish("a", codes.OK)
+		testenv.Run(t, "mount", "-o", "remount,bind,"+flags, filepath.Dir(b.root))
+		v.stage(codes.OK)
+		v.publish("a", codes.OK)
+		testenv.Run(t, "mount", "-o", "remount,bind,rw", filepath.Dir(b.root))
+	}
+	b := newTestbed(t)
+	v := b.volume("image", layouts["ext4"])
+	v.stage(codes.OK)
+	target := v.publish("a", codes.OK)
+	testenv.Run(t, "mount", "-o", "remount,errors=remount-ro", v.path)
+	testenv.FailExt4(t, v.path)
+	v.stage(codes.OK)
+	v.publish("a", codes.OK)
+	if err := write(v.payload(target), "x"); err == nil {
+		t.Error("it was not made read-only")
+	}
+	v.publish("a", codes.AlreadyExists, readOnly)
+}
+
 func TestOtherCapability(t *testing.T) {
 	forLayouts(t, func(t *testing.T, _ *testbed, v *testVolume) {
 		own, other := v.how, blockCapability(writer)

@@ -94,15 +94,16 @@ func checkFree(field, path string) error {
 	return err
 }
 
-// checkFlags compares what is mounted at path with what would be if the flags
-// were asked for now: ErrExists when they differ.
+// checkFlags compares the flags of what is mounted at path with those that are
+// asked for: ErrExists when they differ. Those that it would inherit now it need
+// not have, for it was mounted before, nor is what it did inherit known.
 func checkFlags(field, path string, mount backend.Mount, asked mounts.Flags) error {
 	found, err := mounts.FlagsOf(path)
 	if err != nil {
 		return err
 	}
-	want, err := mounts.Inherited(mount)
-	if err == nil && found != want|asked {
+	inherited, err := mounts.Inherited(mount)
+	if err == nil && (asked&^found != 0 || found&^(asked|inherited) != 0) {
 		err = fmt.Errorf("%s: the volume is mounted at %q with other mount flags or another readonly; undo that first: %w", field, path, backend.ErrExists)
 	}
 	return err

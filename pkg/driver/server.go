@@ -23,9 +23,12 @@ type Server struct {
 	topology topology
 	metrics  *metrics
 
-	// What is asked of storage that may hang.
-	asked  inquiries[[]backend.Condition]
-	gauges inquiries[[]backend.Gauge]
+	// What is asked of storage that may hang, again and again.
+	volumesAsked  inquiries[[]backend.Condition]
+	storageAsked  inquiries[[]backend.Condition]
+	gaugesAsked   inquiries[[]backend.Gauge]
+	capacityAsked inquiries[snapshotcore.Capacity]
+	usageAsked    inquiries[[]*csi.VolumeUsage]
 
 	// opened is nil until the core is open.
 	opened atomic.Pointer[snapshotcore.Core]
@@ -86,14 +89,15 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		}
 		defer stopMetrics()
 	}
-	if err := s.open(serving); err != nil {
-		return err
+	err = s.open(serving)
+	if err == nil {
+		<-serving.Done()
+		err = context.Cause(serving)
 	}
-	<-serving.Done()
-	if ctx.Err() == nil {
-		return context.Cause(serving)
+	if ctx.Err() != nil {
+		return nil // whatever kept the storage from being opened, nobody wants it any more
 	}
-	return nil
+	return err
 }
 
 // The pauses between attempts to open the core.

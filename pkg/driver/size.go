@@ -97,6 +97,20 @@ func (n *node) volumeAt(ctx context.Context, volume backend.Volume, at places) (
 	return mount, check("staging_target_path", at.staging)
 }
 
+// usage measures a volume. It takes no lock: when the volume is taken away
+// meanwhile, what was measured may be what lies below.
+func (n *node) usage(ctx context.Context, volume backend.Volume, at places) ([]*csi.VolumeUsage, error) {
+	mount, err := n.volumeAt(ctx, volume, at)
+	if err != nil {
+		return nil, err
+	}
+	usage, err := usageOf(volume, mount, at.volume)
+	if _, gone := n.volumeAt(ctx, volume, at); gone != nil {
+		return nil, gone
+	}
+	return usage, err
+}
+
 // usageOf measures a volume that is at path.
 func usageOf(volume backend.Volume, mount backend.Mount, path string) ([]*csi.VolumeUsage, error) {
 	if volume.Mode == backend.Block {

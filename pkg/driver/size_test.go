@@ -1,13 +1,17 @@
 package driver
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -284,4 +288,30 @@ func TestGrowUnmountedAlone(t *testing.T) {
 	}
 	release()
 	v.stage(codes.OK)
+}
+
+// TestStatsWhileUnpublished: what is measured is the volume, or it is not there.
+func TestStatsWhileUnpublished(t *testing.T) {
+	forLayouts(t, func(t *testing.T, _ *testbed, v *testVolume) {
+		v.stage(codes.OK)
+		whole := v.stats(v.publish("a", codes.OK), v.path, codes.OK)[0].Total
+		ctx, cancel := context.WithTimeout(background, 2*time.Second)
+		defer cancel()
+		var asking sync.WaitGroup
+		for range 3 {
+			asking.Go(func() {
+				for ctx.Err() == nil {
+					response, err := v.NodeGetVolumeStats(background, &csi.NodeGetVolumeStatsRequest{VolumeId: v.VolumeId, VolumePath: v.target("a")})
+					if status.Code(err) != codes.NotFound && (err != nil || response.Usage[0].Total != whole) {
+						t.Errorf("%v %v, want a total of %d or NotFound", response, err, whole)
+					}
+				}
+			})
+		}
+		for ctx.Err() == nil {
+			v.unpublish("a", codes.OK)
+			v.publish("a", codes.OK)
+		}
+		asking.Wait()
+	})
 }

@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,13 +8,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
-	"github.com/snapdriver/snapdriver/pkg/backend/memory"
 )
 
 func TestStorageHealth(t *testing.T) {
@@ -60,68 +57,4 @@ func TestStorageMetrics(t *testing.T) {
 	if answer.Code != 200 {
 		t.Errorf("status %d: %s", answer.Code, text)
 	}
-}
-
-// hangingBackend has storage that does not answer until the test says so.
-type hangingBackend struct {
-	*memory.Backend
-	answer chan struct{}
-}
-
-func (b hangingBackend) VolumeHealth(ctx context.Context, id backend.VolumeID) ([]backend.Condition, error) {
-	<-b.answer
-	return b.Backend.VolumeHealth(ctx, id)
-}
-
-func (b hangingBackend) StorageHealth(ctx context.Context) ([]backend.Condition, error) {
-	<-b.answer
-	return b.Backend.StorageHealth(ctx)
-}
-
-// TestStorageHangs: that the storage does not answer is an answer.
-func TestStorageHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, err := memory.Open(memory.NewDisk(100*gib), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		hanging := hangingBackend{b, make(chan struct{})}
-		server, err := New(testConfig(t, hanging))
-		if err != nil {
-			t.Fatal(err)
-		}
-		core, err := server.config.Open(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		server.opened.Store(core)
-		c, n := &controller{Server: server}, &node{Server: server}
-		v := must[*csi.CreateVolumeResponse](t)(c.CreateVolume(t.Context(), volumeRequest("v"))).Volume
-		look := func() []string {
-			listed := must[*csi.ControllerListVolumeHealthResponse](t)(c.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{}))
-			var all []string
-			for _, entry := range listed.Entries {
-				all = append(all, entries(t, entry, v.VolumeId)...)
-			}
-			asked := must[*csi.NodeGetVolumeHealthResponse](t)(n.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: v.VolumeId}))
-			all = append(all, entries(t, asked.VolumeHealth, v.VolumeId)...)
-			storage := must[*csi.NodeGetStorageHealthResponse](t)(n.NodeGetStorageHealth(t.Context(), &csi.NodeGetStorageHealthRequest{}))
-			for _, e := range storage.BackendHealth {
-				all = append(all, fmt.Sprint(e.Status, " ", e.Reason))
-			}
-			return all
-		}
-		want := []string{"INACCESSIBLE NotResponding", "INACCESSIBLE NotResponding", "STORAGE_UNREACHABLE NotResponding"}
-		if got := look(); !slices.Equal(got, want) {
-			t.Errorf("%q, want %q", got, want)
-		}
-		close(hanging.answer)
-		synctest.Wait()
-		if got := look(); len(got) > 0 {
-			t.Errorf("when it answers again: %q", got)
-		}
-		if err := core.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 }

@@ -2,9 +2,12 @@ package driver
 
 import (
 	"context"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // storageFigures collects what the backend tells about what all volumes lie on.
@@ -26,6 +29,11 @@ func (s storageFigures) Collect(values chan<- prometheus.Metric) {
 		return
 	}
 	ctx := context.Background()
+	// At once: who scrapes waits no longer than for one of them.
+	var gauges []backend.Gauge
+	var gaugesErr error
+	var both sync.WaitGroup
+	both.Go(func() { gauges, gaugesErr = s.gaugesAsked.ask(ctx, "gauges", patience, core.Gauges) })
 	conditions, err := s.storageHealth(ctx)
 	if err != nil {
 		klog.ErrorS(err, "No conditions among the metrics")
@@ -33,9 +41,9 @@ func (s storageFigures) Collect(values chan<- prometheus.Metric) {
 	for _, c := range unique(conditions) {
 		values <- prometheus.MustNewConstMetric(storageCondition, prometheus.GaugeValue, 1, string(c.Severity), c.Reason)
 	}
-	gauges, err := s.gauges.ask(ctx, "gauges", core.Gauges)
-	if err != nil {
-		klog.ErrorS(err, "No figures of the storage among the metrics")
+	both.Wait()
+	if gaugesErr != nil {
+		klog.ErrorS(gaugesErr, "No figures of the storage among the metrics")
 	}
 	for _, g := range gauges {
 		values <- prometheus.MustNewConstMetric(gauge("storage_"+g.Name, g.Help), prometheus.GaugeValue, g.Value)

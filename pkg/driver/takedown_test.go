@@ -1,12 +1,15 @@
 package driver
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -47,6 +50,9 @@ func TestTakingDown(t *testing.T) {
 			must[*csi.NodeUnpublishVolumeResponse](t)(v.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target}))
 			must[*csi.NodeUnstageVolumeResponse](t)(v.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: v.path}))
 		}
+		below := filepath.Join(os.DevNull, "file") // which is no directory
+		must[*csi.NodeUnpublishVolumeResponse](t)(v.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: v.VolumeId, TargetPath: below}))
+		must[*csi.NodeUnstageVolumeResponse](t)(v.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: v.VolumeId, StagingTargetPath: below}))
 		_, err := v.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{TargetPath: target})
 		wantCode(t, err, codes.InvalidArgument)
 	})
@@ -98,4 +104,39 @@ func TestUnstageWithoutRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestDeleteWithoutData: a volume whose data are lost, and which no device holds,
+// is deleted like any other.
+func TestDeleteWithoutData(t *testing.T) {
+	forLayouts(t, func(t *testing.T, b *testbed, v *testVolume) {
+		for _, data := range []string{"data", "image"} {
+			if err := os.RemoveAll(filepath.Join(b.root, "volumes", v.VolumeId, data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v.unstage(codes.OK)
+		must[*csi.DeleteVolumeResponse](t)(v.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: v.VolumeId}))
+	})
+}
+
+// TestDeleteWithoutImage: a device that still holds the lost image is not
+// forgotten.
+func TestDeleteWithoutImage(t *testing.T) {
+	testenv.RequireRoot(t)
+	b := newTestbed(t)
+	v := b.volume("v", layouts["ext4"])
+	v.stage(codes.OK)
+	image := filepath.Join(b.root, "volumes", v.VolumeId, "image")
+	if err := errors.Join(os.Link(image, filepath.Join(b.root, "kept")), os.Remove(image)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := v.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: v.VolumeId})
+	wantCode(t, err, codes.FailedPrecondition)
+	if !strings.Contains(status.Convert(err).Message(), "losetup -d /dev/loop") {
+		t.Errorf("it names no remedy: %v", err)
+	}
+	if err := os.Rename(filepath.Join(b.root, "kept"), image); err != nil {
+		t.Fatal(err)
+	}
 }

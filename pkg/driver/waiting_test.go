@@ -150,3 +150,22 @@ func TestWaitForNothing(t *testing.T) {
 		t.Errorf("Run: %v, want the error of Open", err)
 	}
 }
+
+// TestStoppedWhileOpening: who stops a server that is still opening its core has
+// no error to look into.
+func TestStoppedWhileOpening(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	config := testConfig(t, nil)
+	config.Open = func(ctx context.Context) (*snapshotcore.Core, error) {
+		cancel()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	server, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Run(ctx); err != nil {
+		t.Error(err)
+	}
+}

@@ -39,9 +39,10 @@ var suites = []suite{
 	{name: "csi-sanity", packages: []string{"test/sanity"}},
 	{name: "compatibility", packages: []string{"test/compat"}, tests: []string{"TestLVM"}},
 	{name: "pool-full", packages: []string{"test/poolfull"}},
-	{name: "command", packages: []string{"cmd/snapdriver", "pkg/importer"}, tests: []string{
-		"TestDemoOnLVM", "TestInterruptedDemoOnLVM", "TestDemoInterruptedWhileItMakesItsPool", "TestImportOnLVM", "TestLVMInit", "TestWrongUseOfLVM",
+	{name: "command", packages: []string{"cmd/snapdriver"}, tests: []string{
+		"TestDemoOnLVM", "TestInterruptedDemoOnLVM", "TestDemoInterruptedWhileItMakesItsPool", "TestLVMInit", "TestWrongUseOfLVM",
 	}},
+	{name: "import", packages: []string{"pkg/importer"}, tests: []string{"TestImportOnLVM"}},
 	{name: "container", packages: []string{"test/container"}},
 	{name: "privileges", packages: []string{"test/privileges"}, tests: []string{"TestLVM"}},
 	{name: "grow", packages: []string{"pkg/driver"}, tests: []string{"TestExpand", "TestGrowFar", "TestLargerRestore", "TestStageGoesOn"}}, // needs CAP_SYS_RESOURCE

@@ -27,7 +27,9 @@ func (b *Backend) Attach(_ context.Context, id backend.VolumeID) (backend.Mount,
 }
 
 // Attached implements backend.Backend. Which device Attach would choose is
-// not known before: the Source of a detached image is empty.
+// not known before: the Source of a detached image is empty. An image that is
+// lost is not attached, so that its volume can be deleted; ErrPrecondition where
+// a device still holds it.
 func (b *Backend) Attached(_ context.Context, id backend.VolumeID) (backend.Mount, bool, error) {
 	mount, attached, err := b.withImage(id, func(image *os.File) (string, error) {
 		device, err := b.loops.find(id, image)
@@ -37,11 +39,21 @@ func (b *Backend) Attached(_ context.Context, id backend.VolumeID) (backend.Moun
 		defer device.Close()
 		return device.Path(), nil
 	})
+	if errors.Is(err, errNoImage) {
+		_, device, _ := b.loops.peek(id, nil)
+		if device == "" {
+			return mount, false, nil
+		}
+		err = fmt.Errorf("its image was deleted, and %s still has it: unmount that and run losetup -d %s: %w", device, device, backend.ErrPrecondition)
+	}
 	if err != nil {
 		return backend.Mount{}, false, fmt.Errorf("look whether %s is attached: %w", id, err)
 	}
 	return mount, attached, nil
 }
+
+// errNoImage says that the image of a volume is missing, and its record is not.
+var errNoImage = errors.New("the image is missing")
 
 // withImage says what to mount. The device of an image is what use returns;
 // none: the volume is not attached.
@@ -54,19 +66,19 @@ func (b *Backend) withImage(id backend.VolumeID, use func(image *os.File) (devic
 	if record.Layout == layoutDirectory {
 		return backend.Mount{Source: filepath.Join(b.path, data)}, true, nil
 	}
+	mount := backend.Mount{FSType: record.FSType, Options: filesystems[record.FSType].options}
 	image, err := b.root.OpenFile(data, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		// Attached takes no lock: was the volume deleted since its record was read?
 		_, gone := b.readVolume(id)
-		err = cmp.Or(gone, err)
+		err = cmp.Or(gone, fmt.Errorf("%w: %w", errNoImage, err))
 	}
 	if err != nil {
-		return backend.Mount{}, false, err
+		return mount, false, err
 	}
 	defer image.Close()
-	device, err := use(image)
-	mount := backend.Mount{Source: device, FSType: record.FSType, Options: filesystems[record.FSType].options}
-	return mount, device != "", err
+	mount.Source, err = use(image)
+	return mount, mount.Source != "", err
 }
 
 // Detach implements backend.Backend. It asks for the image, not for the

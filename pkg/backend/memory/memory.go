@@ -131,9 +131,6 @@ func (d *Disk) available() int64 {
 func (b *Backend) CreateVolume(ctx context.Context, spec backend.VolumeSpec, progress *backend.Progress) (backend.Volume, error) {
 	made := &volume{Volume: backend.Volume{VolumeSpec: spec, CreatedAt: time.Now(), OnDevice: spec.Mode == backend.Block}}
 	build := func() error {
-		if spec.Capacity > b.disk.available() {
-			return fmt.Errorf("create %s: the disk is full: %w", spec.ID, backend.ErrExhausted)
-		}
 		switch source := spec.Source; {
 		case !source.Snapshot.IsZero():
 			made.content = b.disk.snapshots[source.Snapshot].content
@@ -143,7 +140,13 @@ func (b *Backend) CreateVolume(ctx context.Context, spec backend.VolumeSpec, pro
 		progress.Add(int64(len(made.content)))
 		return nil
 	}
-	err := b.commit(ctx, spec.ID.String(), build, func() { b.disk.volumes[spec.ID] = made })
+	err := b.commit(ctx, spec.ID.String(), build, func() error {
+		if spec.Capacity > b.disk.available() {
+			return fmt.Errorf("create %s: the disk is full: %w", spec.ID, backend.ErrExhausted)
+		}
+		b.disk.volumes[spec.ID] = made
+		return nil
+	})
 	return made.Volume, err
 }
 
@@ -162,13 +165,16 @@ func (b *Backend) CreateSnapshot(ctx context.Context, spec backend.SnapshotSpec,
 		progress.Add(int64(len(made.content)))
 		return nil
 	}
-	err := b.commit(ctx, spec.ID.String(), build, func() { b.disk.snapshots[spec.ID] = made })
+	err := b.commit(ctx, spec.ID.String(), build, func() error {
+		b.disk.snapshots[spec.ID] = made
+		return nil
+	})
 	return made.Snapshot, err
 }
 
 // commit stages, builds and commits one object. The disk's mutex is not held
 // at the steps, so that other operations go on while a test stops this one.
-func (b *Backend) commit(ctx context.Context, id string, build func() error, publish func()) error {
+func (b *Backend) commit(ctx context.Context, id string, build, publish func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -181,7 +187,7 @@ func (b *Backend) commit(ctx context.Context, id string, build func() error, pub
 	b.locked(func() {
 		delete(b.disk.staging, id)
 		if err = errors.Join(err, ctx.Err()); err == nil {
-			publish()
+			err = publish()
 		}
 	})
 	return err

@@ -1,6 +1,9 @@
 package memory_test
 
 import (
+	"errors"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -55,5 +58,31 @@ func (s storage) Read(t testing.TB, b backend.Backend, id backend.VolumeID) stri
 func (s storage) Check(t testing.TB) {
 	if n := s.Uncommitted(); n != 0 {
 		t.Errorf("%d objects lie about half built", n)
+	}
+}
+
+// TestTwoAtOnce: what two operations build at once has to fit together.
+func TestTwoAtOnce(t *testing.T) {
+	var building sync.WaitGroup
+	building.Add(2)
+	b, err := memory.Open(memory.NewDisk(1000), func(step string) {
+		if strings.HasPrefix(step, "commit ") {
+			building.Done()
+			building.Wait()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := make(chan error)
+	for _, name := range []string{"a", "b"} {
+		spec := backend.VolumeSpec{ID: backend.NewVolumeID("node", name), Name: name, Profile: backend.Profile{Mode: backend.Filesystem}, Capacity: 600}
+		go func() {
+			_, err := b.CreateVolume(t.Context(), spec, nil)
+			results <- err
+		}()
+	}
+	if one, other := <-results, <-results; (one == nil) == (other == nil) || !errors.Is(errors.Join(one, other), backend.ErrExhausted) {
+		t.Errorf("%v, %v", one, other)
 	}
 }

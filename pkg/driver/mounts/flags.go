@@ -71,17 +71,23 @@ func (f Flags) attr() *unix.MountAttr {
 	return &attr
 }
 
-// FlagsOf returns the flags of the mount that path lies on.
+// FlagsOf returns the flags of the mount at path. Not those of its filesystem,
+// as statfs(2) would: one that the kernel has made read-only after an error is
+// still mounted as it was asked for.
 func FlagsOf(path string) (Flags, error) {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(path, &stat); err != nil {
-		return 0, fmt.Errorf("read the mount flags of %q: %w", path, err)
+	table, err := readTable()
+	if err != nil {
+		return 0, err
 	}
-	var all Flags
-	for flag := range attributes {
-		all |= flag
+	info, err := table.mountAt(path)
+	if err != nil {
+		return 0, err
 	}
-	return Flags(stat.Flags) & all, nil
+	var flags Flags
+	for option := range strings.SplitSeq(info.Options, ",") {
+		flags |= allowed[option]
+	}
+	return flags, nil
 }
 
 // Inherited returns the flags that a mount of m has without any being asked

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/fshealth"
 	"github.com/snapdriver/snapdriver/pkg/backend"
@@ -35,13 +36,16 @@ func (s Sight) Filesystem(m backend.Mount) ([]backend.Condition, error) {
 	if m.FSType == "" || m.Source == "" {
 		return nil, nil
 	}
-	uses, err := s.table.usesOf(m)
-	for _, use := range uses {
-		if use.mount.FSType == m.FSType {
-			return fshealth.Conditions(use.mount), nil
+	var device unix.Stat_t
+	if err := unix.Stat(m.Source, &device); err != nil {
+		return nil, fmt.Errorf("look at %q: %w", m.Source, err)
+	}
+	for _, info := range s.table {
+		if info.FSType == m.FSType && deviceOf(info) == device.Rdev {
+			return fshealth.Conditions(info), nil
 		}
 	}
-	return nil, err
+	return nil, nil
 }
 
 // Staged returns what is wrong with the mount of a volume at the path where it

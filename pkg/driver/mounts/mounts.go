@@ -150,7 +150,7 @@ func Unmount(path string) error {
 	for {
 		switch err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err {
 		case nil: // perhaps there is another below
-		case unix.EINVAL, unix.ENOENT:
+		case unix.EINVAL, unix.ENOENT, unix.ENOTDIR:
 			return nil
 		case unix.EBUSY:
 			if pause > longestPause {
@@ -172,7 +172,7 @@ const longestPause = 64 * time.Millisecond
 // Mounted says whether something is mounted at path.
 func Mounted(path string) (bool, error) {
 	mounted, err := mountinfo.Mounted(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+	if isAbsent(err) {
 		return false, nil
 	}
 	return mounted, err
@@ -187,6 +187,9 @@ func Holds(path string, m backend.Mount) (bool, error) {
 	}
 	var at, source unix.Stat_t
 	if err := unix.Lstat(path, &at); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // unpublished meanwhile
+		}
 		return false, fmt.Errorf("look at %q: %w", path, err)
 	}
 	if at.Mode&unix.S_IFMT == unix.S_IFLNK {

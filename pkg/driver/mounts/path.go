@@ -37,7 +37,7 @@ func CheckPath(field, path, own string) error {
 	switch _, err := os.Readlink(path); {
 	case err == nil:
 		return fmt.Errorf("%s: %q is a symbolic link; give the path that it leads to: %w", field, path, backend.ErrInvalid)
-	case errors.Is(err, unix.EINVAL), errors.Is(err, fs.ErrNotExist): // it is none
+	case errors.Is(err, unix.EINVAL), isAbsent(err): // it is none
 	default:
 		return fmt.Errorf("%s: %w", field, err)
 	}
@@ -45,7 +45,7 @@ func CheckPath(field, path, own string) error {
 		return nil
 	}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if errors.Is(err, fs.ErrNotExist) {
+	if isAbsent(err) {
 		return nil
 	}
 	if err != nil {
@@ -56,6 +56,10 @@ func CheckPath(field, path, own string) error {
 	}
 	return nil
 }
+
+// isAbsent says whether an error tells that a path does not exist, which is also
+// so of one below a file.
+func isAbsent(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) }
 
 // within says whether path is dir or lies below it.
 func within(dir, path string) bool {
@@ -118,7 +122,7 @@ func RemoveTarget(field, path string) error {
 		err = os.Remove(path)
 	}
 	switch {
-	case err == nil, errors.Is(err, fs.ErrNotExist):
+	case err == nil, isAbsent(err):
 		return nil
 	case errors.Is(err, fs.ErrExist): // what ENOTEMPTY counts as
 		return fmt.Errorf("%s: %q holds files, which stay: %w", field, path, backend.ErrPrecondition)
