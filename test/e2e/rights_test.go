@@ -129,7 +129,7 @@ func grantedRules(dirs ...string) (map[string][]rbacv1.PolicyRule, error) {
 }
 
 // userRoles are for people, whose work no test does in full.
-var userRoles = []string{"snapshot-viewer", "snapshot-editor"}
+var userRoles = []string{"snapdriver-snapshot-viewer", "snapdriver-snapshot-editor"}
 
 // rightsOf is all that a rule allows.
 func rightsOf(program string, rule rbacv1.PolicyRule) (rights []right) {
