@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A kind cluster with the driver in it, built from this tree, and a first
-# snapshot taken and restored. Needs docker, kind, kubectl and Go.
+# snapshot taken and restored. Needs docker, kind, kubectl and Go. A cluster that
+# is there already is kept, and gets the driver as it is in the tree now.
 #
 # Usage: hack/kind.sh up [WORKERS]   (default: one node that is everything)
 #        hack/kind.sh down
@@ -18,13 +19,17 @@ up() {
     local workers=${1:-0}
     [[ $workers =~ ^[0-9]+$ ]] || usage
     say "cluster $name"
-    {
-        echo 'kind: Cluster'
-        echo 'apiVersion: kind.x-k8s.io/v1alpha4'
-        echo 'nodes:'
-        echo '- role: control-plane'
-        for ((i = 0; i < workers; i++)); do echo '- role: worker'; done
-    } | kind create cluster --name "$name" --config - --wait 3m
+    if kind get clusters | grep -x "$name" >/dev/null; then
+        echo "it is there already, with the nodes that it has"
+    else
+        {
+            echo 'kind: Cluster'
+            echo 'apiVersion: kind.x-k8s.io/v1alpha4'
+            echo 'nodes:'
+            echo '- role: control-plane'
+            for ((i = 0; i < workers; i++)); do echo '- role: worker'; done
+        } | kind create cluster --name "$name" --config - --wait 3m
+    fi
 
     # A node sees the loop devices that there were when it was made. The driver
     # makes the nodes that it needs, the kubelet, which takes devices of its own
@@ -46,6 +51,11 @@ up() {
     say "snapshot controller and driver"
     kubectl config use-context "kind-$name"
     hack/snapshot-controller.sh
+    # An image that was built anew has the tag of the one before: pods do not take
+    # it by themselves.
+    if kubectl -n snapdriver get daemonset snapdriver >/dev/null 2>&1; then
+        kubectl -n snapdriver rollout restart daemonset/snapdriver
+    fi
     hack/deploy.sh up
 
     say "a claim, its snapshot, and a claim made from that"
