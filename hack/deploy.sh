@@ -15,8 +15,18 @@ not_namespace='app.kubernetes.io/component!=namespace'
 
 say() { echo "deploy: $*"; }
 die() { echo "deploy: $*" >&2; exit 1; }
-# The value of a key in the overlay's settings.yaml.
-setting() { sed -n "s/^  $1: //p" "$overlay/settings.yaml"; }
+# The value of a key in the overlay's settings.yaml, without the quotes and the
+# comment that YAML allows.
+setting() {
+    sed -nE "/^  $1:/{
+        s/^  $1:[[:space:]]*//
+        s/^\"([^\"]*)\".*/\1/
+        s/^'([^']*)'.*/\1/
+        s/(^|[[:space:]]+)#.*//
+        s/[[:space:]]+$//
+        p
+    }" "$overlay/settings.yaml"
+}
 
 # Whether the namespace is one that an overlay has made.
 own_namespace() {
