@@ -44,16 +44,28 @@ func (b *Backend) mount(o object, source string) backend.Mount {
 
 // activate makes the device of an object, and brings it to the object's size.
 func (b *Backend) activate(ctx context.Context, o object) error {
-	_, targets, err := b.status(o.id)
+	device, targets, err := b.status(o.id)
 	switch {
 	case errors.Is(err, dm.ErrNotFound):
-		return b.runner.change(ctx, "lvchange", "--activate", "y", "--ignoreactivationskip", b.path(o.id))
+		return b.activateAbsent(ctx, o)
 	case err != nil:
 		return err
-	case dm.Size(targets) < o.size: // a command was killed between the volume group and the device
-		return b.runner.change(ctx, "lvchange", "--refresh", b.path(o.id))
+	case device.Suspended || dm.Size(targets) < o.size: // a command was killed
+		return b.change(ctx, "lvchange", "--refresh", b.path(o.id))
 	}
 	return nil
+}
+
+// activateAbsent activates an object that has no device.
+func (b *Backend) activateAbsent(ctx context.Context, o object) error {
+	if err := b.runner.change(ctx, "lvchange", "--activate", "y", "--ignoreactivationskip", b.path(o.id)); err != nil {
+		return err
+	}
+	_, _, err := b.status(o.id)
+	if errors.Is(err, dm.ErrNotFound) {
+		return fmt.Errorf("lvm has not activated it, and calls that a success: does volume_list of lvm.conf leave it out?: %w", backend.ErrPrecondition)
+	}
+	return err
 }
 
 // Attached implements backend.Backend. A volume without its filesystem is not

@@ -41,6 +41,7 @@ type Backend struct {
 	index           index
 	busy            busy
 	turn            chan struct{} // see change
+	unsettled       bool          // a command may have left something; whoever has the turn has this
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -77,6 +78,7 @@ func open(options Options) (*Backend, error) {
 		},
 	}
 	b.pool, err = newPool(b.runner, b.group, b.thinPool, options.Limits)
+	b.pool.change = b.change // what is killed and leaves the pool suspended is resumed
 	if err == nil && options.LoopFile != "" {
 		_, err = attachLoop(options.LoopFile)
 	}
@@ -133,7 +135,7 @@ func (b *Backend) find(ctx context.Context, id string) (object, error) {
 	}
 	o, err := b.look(ctx, id)
 	switch {
-	case err == nil:
+	case err == nil && b.index.reason(id) == nil: // of what is not served, that stays
 		b.index.put(o)
 	case errors.Is(err, errNotOurs):
 		err = fmt.Errorf("%w: %w", err, backend.ErrNotFound)

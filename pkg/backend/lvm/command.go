@@ -170,6 +170,13 @@ func shown(arguments []string) []string {
 	return arguments
 }
 
+// isFrozen says whether a command has failed because a filesystem is frozen, so
+// that the device below cannot be suspended.
+func isFrozen(err error) bool {
+	failed, is := errors.AsType[*commandError](err)
+	return is && strings.Contains(failed.stderr, "suspend ioctl") && strings.Contains(failed.stderr, "Device or resource busy")
+}
+
 // exhausted are parts of what lvm says when there is no room; its exit
 // code is the same for every failure.
 var exhausted = []string{

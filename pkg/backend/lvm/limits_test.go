@@ -108,20 +108,19 @@ func TestAreaIsNeverOverestimated(t *testing.T) {
 	}
 }
 
-// TestTakenOfPromise: what is counted of an object that was not finished goes
-// again when it is removed, and no more.
-func TestTakenOfPromise(t *testing.T) {
+// TestPromise: what a volume may come to take is its size, once it is whole.
+func TestPromise(t *testing.T) {
 	for name, test := range map[string]struct {
 		object
-		taken, promise int64
+		promise int64
 	}{
-		"volume":                   {object{size: 4, record: record{kind: kindVolume}}, 4, 4},
-		"restore in a larger size": {object{size: 4, record: record{kind: kindVolume, grow: 10}}, 4, 10},
-		"the same, finished":       {object{size: 12, record: record{kind: kindVolume, grow: 10}}, 12, 12},
-		"snapshot":                 {object{size: 4, record: record{kind: kindSnapshot}}, 0, 0},
+		"volume":                   {object{size: 4, record: record{kind: kindVolume}}, 4},
+		"restore in a larger size": {object{size: 4, record: record{kind: kindVolume, grow: 10}}, 10},
+		"the same, finished":       {object{size: 12, record: record{kind: kindVolume, grow: 10}}, 12},
+		"snapshot":                 {object{size: 4, record: record{kind: kindSnapshot}}, 0},
 	} {
-		if taken, promise := test.object.taken(), test.object.promise(); taken != test.taken || promise != test.promise {
-			t.Errorf("%s: %d of %d, expected %d of %d", name, taken, promise, test.taken, test.promise)
+		if promise := test.object.promise(); promise != test.promise {
+			t.Errorf("%s: %d, expected %d", name, promise, test.promise)
 		}
 	}
 }

@@ -62,9 +62,6 @@ func (o object) promise() int64 {
 	return max(o.size, o.grow)
 }
 
-// taken is what its present size is of its promise.
-func (o object) taken() int64 { return min(o.size, o.promise()) }
-
 // sameRequest says whether two records are of the same object, made at
 // different times perhaps.
 func (r record) sameRequest(other record) bool {
@@ -156,6 +153,7 @@ func (i *index) remove(id string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	delete(i.objects, id)
+	delete(i.damaged, id)
 }
 
 func (i *index) ids() []string {

@@ -21,11 +21,13 @@ type pool struct {
 	limits      PoolLimits
 	extentSize  int64 // of the volume group, bytes
 
+	change    func(ctx context.Context, command string, arguments ...string) error // Backend.change
 	stop      context.CancelFunc
 	extending sync.WaitGroup // what start has begun
 
-	mu        sync.Mutex // never held across I/O
-	promised  int64      // bytes: the sizes of the volumes in the pool, as if they were full
+	mu        sync.Mutex       // never held across I/O
+	promises  map[string]int64 // bytes that each volume in the pool may come to take, by name
+	promised  int64            // their sum
 	area      area
 	groupFree int64 // bytes of the volume group that no LV has, when it was last asked
 }
@@ -34,7 +36,7 @@ type pool struct {
 // first. ErrInvalid when the limits are none.
 func newPool(r *runner, group, name string, limits PoolLimits) (*pool, error) {
 	limits = limits.withDefaults()
-	return &pool{runner: r, group: group, name: name, limits: limits}, limits.validate()
+	return &pool{runner: r, group: group, name: name, limits: limits, change: r.change}, limits.validate()
 }
 
 // take takes over what lvm reports of the pool: no row if it is not there.
@@ -62,20 +64,34 @@ func (p *pool) missing(err error) error {
 	return fmt.Errorf("look for the thin pool %s (snapdriver lvm init makes one): %w", p, err)
 }
 
-// load makes the pool active, for else the kernel knows nothing of it. promised
-// is the sum of the sizes of all volumes that lie in it, also of those that are
+// explainWait adds to the error of who has waited for a command of lvm what that
+// may be waiting for.
+func (p *pool) explainWait(err error) error {
+	for _, device := range p.devices() {
+		if found, lookErr := dm.Lookup(device); lookErr == nil && found.Suspended {
+			err = fmt.Errorf("%w; the pool's device %s is suspended, for which every command waits: run dmsetup resume %s", err, device, device)
+		}
+	}
+	return err
+}
+
+// load makes the pool active, for else the kernel knows nothing of it. promises
+// are the sizes of all volumes that lie in it, by name, also of those that are
 // not ours.
 //
 // Snapshots do not count: nobody writes to them, so that what they will ever
 // take is taken already. A volume may yet take its whole size.
-func (p *pool) load(ctx context.Context, promised int64) error {
+func (p *pool) load(ctx context.Context, promises map[string]int64) error {
 	p.mu.Lock()
-	p.promised = promised
+	p.promises, p.promised = promises, 0
+	for _, bytes := range promises {
+		p.promised += bytes
+	}
 	p.mu.Unlock()
 	if _, err := p.state(); !errors.Is(err, dm.ErrNotFound) {
 		return err
 	}
-	if err := p.runner.change(ctx, "lvchange", "--activate", "y", p.String()); err != nil {
+	if err := p.runner.change(ctx, "lvchange", "--activate", "y", "--ignoreactivationskip", p.String()); err != nil {
 		return fmt.Errorf("activate thin pool %s: %w", p, err)
 	}
 	_, err := p.state()
@@ -84,6 +100,11 @@ func (p *pool) load(ctx context.Context, promised int64) error {
 
 // String returns the pool's name as lvm takes it.
 func (p *pool) String() string { return p.group + "/" + p.name }
+
+// devices are the names of the pool's devices, of which one or both are there.
+func (p *pool) devices() []string {
+	return []string{dm.PoolName(p.group, p.name), dm.Name(p.group, p.name)}
+}
 
 // poolState is what the kernel says of the pool.
 type poolState struct {
@@ -99,7 +120,7 @@ type poolState struct {
 // volume, and before that through the one that has the pool's name.
 func (p *pool) state() (poolState, error) {
 	for range 2 { // for the second device may come while the first is looked at
-		for _, name := range []string{dm.PoolName(p.group, p.name), dm.Name(p.group, p.name)} {
+		for _, name := range p.devices() {
 			_, targets, err := dm.Status(name)
 			switch {
 			case errors.Is(err, dm.ErrNotFound):
@@ -114,21 +135,23 @@ func (p *pool) state() (poolState, error) {
 	return poolState{}, fmt.Errorf("thin pool %s is not active: run lvchange -ay %s: %w", p, p, dm.ErrNotFound)
 }
 
-// admit sets aside what an operation will take: bytes more for volumes to
-// fill, and so many more logical volumes. ErrExhausted, with the figures and the
-// remedy. Once the operation has ended, settled must be called, with whether
-// its effect is there.
-func (p *pool) admit(ctx context.Context, bytes int64, objects int) (settled func(done bool), err error) {
+// admit sets aside what an operation will take: so many bytes for the volume of
+// that name to fill, those included that it had been promised before, and so
+// many more logical volumes. ErrExhausted, with the figures and the remedy. Once
+// the operation has ended, end must be called, with whether its effect is there.
+func (p *pool) admit(ctx context.Context, name string, bytes int64, objects int) (end func(done bool), err error) {
 	state, err := p.healthy()
 	if err != nil {
 		return nil, err
 	}
+	var before int64
 	err = p.withRoom(ctx, objects, func() error {
-		if limit := p.limits.promises(state.size); bytes > 0 && bytes > limit-p.promised {
+		before = p.promises[name]
+		if more, limit := bytes-before, p.limits.promises(state.size); more > 0 && more > limit-p.promised {
 			return fmt.Errorf("thin pool %s: its volumes have %s, and %s more are above the limit of %s, which is %g times its size: ask for less, delete volumes, or extend the pool (lvextend --size): %w",
-				p, size(p.promised), size(bytes), size(limit), p.limits.Overprovision, backend.ErrExhausted)
+				p, size(p.promised), size(more), size(limit), p.limits.Overprovision, backend.ErrExhausted)
 		}
-		p.promised += bytes
+		p.promise(name, bytes)
 		p.area.admit(objects)
 		return nil
 	})
@@ -140,16 +163,25 @@ func (p *pool) admit(ctx context.Context, bytes int64, objects int) (settled fun
 		defer p.mu.Unlock()
 		p.area.settle(objects, done)
 		if !done {
-			p.promised -= bytes
+			p.promise(name, before)
 		}
 	}, nil
 }
 
-// removed takes off what a volume had been promised that is now deleted.
-func (p *pool) removed(bytes int64) {
+// promise notes how many bytes a volume may come to take; 0: it is not there, or
+// a snapshot. p.mu is held.
+func (p *pool) promise(name string, bytes int64) {
+	p.promised += bytes - p.promises[name]
+	if p.promises[name] = bytes; bytes == 0 {
+		delete(p.promises, name)
+	}
+}
+
+// removed forgets a volume that is now deleted.
+func (p *pool) removed(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.promised -= bytes
+	p.promise(name, 0)
 }
 
 // available returns how large a volume admit would admit now.

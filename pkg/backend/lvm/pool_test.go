@@ -22,7 +22,7 @@ func guarded(t *testing.T, made testenv.Pool, limits PoolLimits) *pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(find(t, p), p.load(t.Context(), 0)); err != nil {
+	if err := errors.Join(find(t, p), p.load(t.Context(), map[string]int64{})); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -41,14 +41,14 @@ func find(t *testing.T, p *pool) error {
 // makeVolume makes a thin volume, as the backend does, and activates it.
 func (p *pool) makeVolume(t *testing.T, name string, bytes int64, arguments ...string) error {
 	t.Helper()
-	settled, err := p.admit(t.Context(), bytes, 1)
+	end, err := p.admit(t.Context(), name, bytes, 1)
 	if err != nil {
 		return err
 	}
 	err = p.runner.change(t.Context(), "lvcreate", append([]string{
 		"--virtualsize", fmt.Sprint(bytes, "b"), "--thinpool", p.name, "--name", name, p.group,
 	}, arguments...)...)
-	settled(err == nil)
+	end(err == nil)
 	return err
 }
 
@@ -114,14 +114,14 @@ func TestOverprovisionLimit(t *testing.T) {
 	}
 	expectExhausted(t, p.makeVolume(t, "third", extent))
 	// A snapshot promises nothing.
-	settled, err := p.admit(t.Context(), 0, 1)
+	end, err := p.admit(t.Context(), "snapshot", 0, 1)
 	if err != nil {
 		t.Error(err)
 	} else {
-		settled(true)
+		end(true)
 	}
 	made.LVM(t, "lvremove", made.Group+"/second")
-	p.removed(256 * mib)
+	p.removed("second")
 	if err := p.makeVolume(t, "third", 256*mib); err != nil {
 		t.Error(err)
 	}
@@ -141,7 +141,7 @@ func TestOverprovisionLimit(t *testing.T) {
 		t.Errorf("lvm was asked %d times", n)
 	}
 	// Volumes that are not ours count.
-	if err := p.load(t.Context(), 2*gib); err != nil {
+	if err := p.load(t.Context(), map[string]int64{"foreign": 2 * gib}); err != nil {
 		t.Error(err)
 	}
 	expectExhausted(t, p.makeVolume(t, "fourth", extent), "its volumes have 2.0 GiB")
@@ -234,7 +234,7 @@ func TestPoolThatIsNone(t *testing.T) {
 	if _, err := p.available(t.Context()); err == nil || errors.Is(err, backend.ErrExhausted) {
 		t.Errorf("available: %v", err)
 	}
-	if err := p.load(t.Context(), 0); err != nil {
+	if err := p.load(t.Context(), map[string]int64{}); err != nil {
 		t.Error(err)
 	}
 	expectReasons(t, p)

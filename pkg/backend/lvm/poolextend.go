@@ -128,7 +128,7 @@ func (p *pool) extend(ctx context.Context, what string, by int64) error {
 	if by <= 0 {
 		return fmt.Errorf("volume group %s has no free space: add a disk to it (vgextend): %w", p.group, backend.ErrExhausted)
 	}
-	if err := p.runner.change(ctx, "lvextend", what, fmt.Sprintf("+%db", by), p.String()); err != nil {
+	if err := p.change(ctx, "lvextend", what, fmt.Sprintf("+%db", by), p.String()); err != nil {
 		return err
 	}
 	klog.InfoS("Extended the thin pool", "pool", p.String(), "option", what, "bytes", by)

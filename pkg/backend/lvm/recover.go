@@ -14,9 +14,9 @@ import (
 // when it was killed has ended by then.
 func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 	if err := b.locks.awaitOrphans(ctx, orphanLimit); err != nil {
-		return backend.Inventory{}, err
+		return backend.Inventory{}, b.pool.explainWait(err)
 	}
-	if _, err := b.resumePool(ctx); err != nil {
+	if _, err := b.pool.resume(ctx); err != nil {
 		return backend.Inventory{}, err
 	}
 	rows, err := b.scan(ctx)
@@ -24,14 +24,14 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 		return backend.Inventory{}, err
 	}
 	found := b.sort(rows)
-	if err := b.pool.load(ctx, found.promised); err != nil {
+	if err := b.pool.load(ctx, found.promises); err != nil {
 		return backend.Inventory{}, err
 	}
-	cutOff, _, err := b.settle(ctx, rows)
+	settled, err := b.settle(ctx, rows)
 	if err != nil { // it is in the way of what is new, and perhaps not of what exists
 		klog.ErrorS(err, "Cannot look for what a command that was cut off has left in the thin pool", "pool", b.pool.String())
 	}
-	served, err := b.finish(ctx, &found, cutOff)
+	served, err := b.finish(ctx, &found, settled)
 	if err != nil {
 		return backend.Inventory{}, err
 	}
@@ -42,11 +42,13 @@ func (b *Backend) Recover(ctx context.Context) (backend.Inventory, error) {
 
 // finish finishes or removes what commands have left undone, and returns the
 // objects that are whole. What cannot be finished is added to the damaged.
-func (b *Backend) finish(ctx context.Context, found *contents, cutOff []string) (served []object, err error) {
+func (b *Backend) finish(ctx context.Context, found *contents, settled settlement) (served []object, err error) {
 	for _, o := range found.objects {
-		if slices.Contains(cutOff, o.id) {
+		if slices.Contains(settled.absent, o.id) {
+			err = errUncounted
+		} else if slices.Contains(settled.cutOff, o.id) {
 			if err = b.discard(ctx, o); err == nil {
-				b.pool.removed(o.taken())
+				b.pool.removed(o.id)
 				continue
 			}
 		} else if o, err = b.mend(ctx, o); err == nil {
@@ -105,29 +107,29 @@ func (b *Backend) scan(ctx context.Context) ([]row, error) {
 type contents struct {
 	objects  []object
 	damaged  map[string]error // of ours, but not to be served, by name
-	promised int64            // bytes that may come to be used; see pool.load
+	promises map[string]int64 // bytes that each may come to use, by name; see pool.load
 
 	unfinished []string // names of those damaged that are objects
 }
 
 // sort tells our objects from what others keep in the volume group.
 func (b *Backend) sort(rows []row) contents {
-	found := contents{damaged: map[string]error{}}
+	found := contents{damaged: map[string]error{}, promises: map[string]int64{}}
 	for _, r := range rows {
 		if r.Pool != b.thinPool {
 			continue
 		}
 		if !isOurs(r.tags()) {
-			found.promised += r.Size
+			found.promises[r.Name] = r.Size
 			continue
 		}
 		o, err := r.object()
 		if err != nil {
-			found.promised += r.Size
+			found.promises[r.Name] = r.Size
 			found.damaged[r.Name] = err
 			continue
 		}
-		found.promised += o.taken()
+		found.promises[o.id] = min(o.size, o.promise()) // of one that is unfinished, so far
 		found.objects = append(found.objects, o)
 	}
 	return found
@@ -137,14 +139,14 @@ func (b *Backend) sort(rows []row) contents {
 // that is still smaller than it was to be is never removed, although nobody can
 // have been told of it: an administrator may have shrunk it since.
 func (b *Backend) mend(ctx context.Context, o object) (object, error) {
-	if _, err := b.resume(ctx, b.device(o.id), o.id); err != nil || !o.unfinished() {
+	if _, err := b.resume(ctx, o.id); err != nil || !o.unfinished() {
 		return o, err
 	}
-	settled, err := b.pool.admit(ctx, o.grow-o.size, 0)
+	end, err := b.pool.admit(ctx, o.id, o.grow, 0)
 	if err != nil {
 		return o, err
 	}
 	o, err = b.extend(ctx, o, o.grow)
-	settled(err == nil)
+	end(err == nil)
 	return o, err
 }

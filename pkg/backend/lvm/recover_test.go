@@ -3,6 +3,8 @@ package lvm_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/snapdriver/snapdriver/internal/dm"
-	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
@@ -109,27 +110,6 @@ func TestReboot(t *testing.T) {
 	}
 }
 
-// A command that was killed may have left devices suspended: whoever uses one
-// of them waits for ever.
-func TestSuspendedDevicesAreResumed(t *testing.T) {
-	f := newFixture(t)
-	id := f.create("volume", "ext4", backend.Source{})
-	f.write(id, "content")
-	f.attach(id)
-	for _, devices := range [][]string{{f.device(id)}, {dm.PoolName(f.at.Group, f.at.Name)}, {f.device(id), dm.PoolName(f.at.Group, f.at.Name)}} {
-		for _, device := range devices {
-			testenv.Run(t, "dmsetup", "suspend", device)
-		}
-		f.reopen()
-		for _, device := range devices {
-			if found, err := dm.Lookup(device); err != nil || found.Suspended {
-				t.Errorf("%s: %+v, %v", device, found, err)
-			}
-		}
-	}
-	f.expect(id, "content")
-}
-
 // unfinished makes a volume that is smaller than it was to be, as a crash leaves
 // one between the two commands of a larger copy. It is not seen before reopen.
 func (f *fixture) unfinished() backend.VolumeSpec {
@@ -185,6 +165,24 @@ func TestUnfinishedVolumeWithoutRoom(t *testing.T) {
 			}
 			f.expect(spec.ID, "content")
 			f.expectAvailable(filling.Capacity - foreign)
+		},
+		"it is looked at, and just enough is free": func(f *fixture, spec, filling backend.VolumeSpec) {
+			if _, _, err := f.Attached(f.Context(), spec.ID); err != nil { // as for a deletion, which then fails
+				f.Error(err)
+			}
+			if conditions, err := f.VolumeHealth(f.Context(), spec.ID); err != nil || len(conditions) != 1 {
+				f.Errorf("health: %+v, %v", conditions, err)
+			}
+			f.at.LVM(f, "lvremove", f.at.Group+"/foreign")
+			f.reopen()
+			if !slices.ContainsFunc(f.inventory.Volumes, func(v backend.Volume) bool { return v.ID == spec.ID && v.Capacity == spec.Capacity }) {
+				f.Errorf("there are %+v", f.inventory)
+			}
+			f.expectAvailable(0)
+			if err := f.DeleteVolume(f.Context(), filling.ID); err != nil {
+				f.Fatal(err)
+			}
+			f.expectAvailable(filling.Capacity)
 		},
 		"it is deleted": func(f *fixture, spec, _ backend.VolumeSpec) {
 			if err := f.DeleteVolume(f.Context(), spec.ID); err != nil {
@@ -248,5 +246,34 @@ func TestDetachOfOpenDevice(t *testing.T) {
 	}
 	if _, err := dm.Lookup(f.device(id)); !errors.Is(err, dm.ErrNotFound) {
 		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// A pool that no boot is to activate is activated by the driver.
+func TestPoolWithActivationSkip(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("volume", "block", backend.Source{})
+	f.write(id, "content")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.at.LVM(t, "lvchange", "--setactivationskip", "y", f.at.Group+"/"+f.at.Name)
+	f.at.LVM(t, "vgchange", "--activate", "n", f.at.Group)
+	f.open()
+	f.expect(id, "content")
+}
+
+// lvm calls it a success when lvm.conf keeps it from activating a volume.
+func TestAttachOfWhatLVMLeavesOut(t *testing.T) {
+	f := newFixture(t)
+	id := f.create("volume", "block", backend.Source{})
+	dir := t.TempDir()
+	text := fmt.Sprintf("activation { volume_list = [ %q ] }\n", f.at.Group+"/"+f.at.Name)
+	if err := os.WriteFile(filepath.Join(dir, "lvm.conf"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("LVM_SYSTEM_DIR", dir)
+	if mount, err := f.Attach(t.Context(), id); !errors.Is(err, backend.ErrPrecondition) || !strings.Contains(err.Error(), "volume_list") {
+		t.Errorf("%+v, %v", mount, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -32,10 +33,13 @@ import (
 //     has the data then; if it is a snapshot, it cannot be made.
 //   - lvm has undone a creation of which the kernel has its part already, or
 //     what the volume group said was lost, on a disk of its own.
+//   - The volume that a copy was to be made of was suspended before lvm came to
+//     it: lvm says that the copy is made, and has told the kernel nothing.
 //
 // So, at the start and after a command has failed, the kernel's devices are
 // compared with the logical volumes, and what none of them accounts for is
-// deleted. After a failure they are first counted, for most have another reason.
+// deleted; and when all agree, the transactions are. After a failure they are first
+// counted, for most have another reason.
 
 // disagreement is where the kernel and the volume group differ.
 type disagreement struct {
@@ -44,24 +48,39 @@ type disagreement struct {
 	orphans []uint64
 
 	// uncounted are the IDs of devices that the kernel has not counted yet, by
-	// the names of their logical volumes; it may have made them or not.
+	// the names of their logical volumes; absent are those names of which the
+	// kernel has no device.
 	uncounted map[string]uint64
+	absent    []string
+
+	// behind is how many transactions the volume group has, and the kernel has
+	// not counted.
+	behind uint64
+
+	// unknown says that the pool cannot be changed now, so that it was not
+	// looked at.
+	unknown bool
 }
 
-func (d disagreement) none() bool { return len(d.orphans)+len(d.uncounted) == 0 }
+func (d disagreement) none() bool { return len(d.orphans) == 0 && d.behind == 0 }
 
 // compare compares the kernel's devices with the logical volumes. The pool is
 // active.
 func (b *Backend) compare(rows []row) (disagreement, error) {
 	state, err := b.pool.state()
 	if err != nil || state.Mode != dm.ReadWrite && state.Mode != dm.OutOfDataSpace {
-		return disagreement{}, err // nothing can be changed now
+		return disagreement{unknown: true}, err
 	}
 	devices, err := thinmeta.Devices(dm.Path(dm.Name(b.group, b.thinPool+"_tmeta")))
 	if err != nil {
 		return disagreement{}, err
 	}
-	known, uncounted, recorded := map[uint64]bool{}, map[string]uint64{}, uint64(0)
+	made := map[uint64]bool{}
+	for _, device := range devices {
+		made[device.ID] = true
+	}
+	found := disagreement{uncounted: map[string]uint64{}}
+	known, recorded := map[uint64]bool{}, uint64(0)
 	for _, r := range rows {
 		switch {
 		case r.Name == b.thinPool:
@@ -71,19 +90,19 @@ func (b *Backend) compare(rows []row) (disagreement, error) {
 			if r.counted(state) {
 				continue
 			}
-			uncounted[r.Name] = uint64(r.Device)
+			found.uncounted[r.Name] = uint64(r.Device)
+			if !made[uint64(r.Device)] {
+				found.absent = append(found.absent, r.Name)
+			}
 		}
 	}
-	var found disagreement
-	switch recorded {
-	case state.TransactionID + 1:
-		found.uncounted = uncounted
-		fallthrough
-	case state.TransactionID:
-		if state.TransactionID > 0 {
-			found.orphans = orphans(devices, known)
-		}
-	} // otherwise they are of different times: lvm says so, and changes nothing
+	if recorded < state.TransactionID {
+		return disagreement{}, nil // the volume group is an older one: lvm says so, and changes nothing
+	}
+	found.behind = recorded - state.TransactionID
+	if state.TransactionID > 0 {
+		found.orphans = orphans(devices, known)
+	}
 	return found, nil
 }
 
@@ -127,74 +146,129 @@ func orphans(devices []thinmeta.Device, known map[uint64]bool) (orphans []uint64
 	return orphans
 }
 
+// settlement is what settle has done, and has found.
+type settlement struct {
+	// cutOff are the names of logical volumes, whoever's they are, that were
+	// being made when a command was cut off. Nobody was told of these, nor can
+	// have used them: lvm does not activate them before the kernel has counted.
+	cutOff []string
+
+	// absent are the names of those that lvm takes for made, and the kernel does
+	// not have: its metadata are older ones, perhaps.
+	absent []string
+
+	done bool // there was anything to do
+}
+
 // settle makes the kernel's devices agree with the logical volumes, which were
-// reported before. It returns the names of those, whoever's they are, that were
-// being made when a command was cut off, and says whether there was anything to
-// do. Nobody was told of these, nor can have used them: lvm does not activate
-// them before the kernel has counted.
-//
-// What is deleted is decided while no lvm command can run.
-func (b *Backend) settle(ctx context.Context, rows []row) (cutOff []string, done bool, err error) {
+// reported before. What is deleted is decided while no lvm command can run.
+func (b *Backend) settle(ctx context.Context, rows []row) (settlement, error) {
+	b.unsettled = true
 	if found, err := b.compare(rows); err != nil || found.none() {
-		return nil, false, err
+		b.unsettled = err != nil || found.unknown
+		return settlement{}, err
 	}
 	unlock, err := b.lockGroup(ctx)
 	if err != nil {
-		return nil, false, err
+		return settlement{}, err
 	}
 	defer unlock()
 	rows, err = report[row](ctx, b.runner, "lvs", "--readonly", "--all", "--options", rowFields, b.group)
 	if err != nil {
-		return nil, false, err
+		return settlement{}, err
 	}
 	found, err := b.compare(rows)
 	if err != nil {
-		return nil, false, err
+		return settlement{}, err
 	}
-	if cutOff, err = b.creationsCutOff(ctx, found.uncounted); err != nil {
-		return nil, false, err
+	var messages groupMessages
+	if found.behind > 0 {
+		if messages, err = b.messages(ctx); err != nil {
+			return settlement{}, err
+		}
 	}
+	var s settlement
 	doomed := found.orphans
-	for _, name := range cutOff {
-		doomed = append(doomed, found.uncounted[name])
+	for name, id := range found.uncounted {
+		if slices.Contains(messages.creations, name) {
+			s.cutOff = append(s.cutOff, name)
+			doomed = append(doomed, id)
+		} else if slices.Contains(found.absent, name) {
+			s.absent = append(s.absent, name)
+		}
+	}
+	if found.behind == 1 && len(s.absent) == 1 { // the last one that was made
+		s.cutOff, s.absent = append(s.cutOff, s.absent...), nil
 	}
 	for _, id := range doomed {
 		if err := b.deleteDevice(id); err != nil {
-			return nil, false, err
+			return settlement{}, err
 		}
 	}
-	return cutOff, len(doomed) > 0, nil
+	s.done = len(doomed) > 0
+	empty := found.behind
+	if messages.any {
+		empty-- // the last one is lvm's next command's to finish
+	}
+	if empty > 0 && len(found.uncounted) == 0 {
+		if err := b.count(empty); err != nil {
+			return settlement{}, err
+		}
+		s.done = true
+	}
+	b.unsettled = found.unknown
+	return s, nil
 }
 
-// creation is a message that stands in the volume group until it was sent.
-var creation = regexp.MustCompile(`message\d+ \{\s*create = "([^"]+)"\s*\}`)
+// groupMessages are what the volume group has yet to tell the kernel.
+type groupMessages struct {
+	any       bool
+	creations []string // names of logical volumes
+}
 
-// creationsCutOff returns those names that the volume group wants to be made
-// yet. The lock on it is held.
-func (b *Backend) creationsCutOff(ctx context.Context, names map[string]uint64) (cutOff []string, err error) {
-	if len(names) == 0 {
-		return nil, nil
-	}
+// message is one that stands in the volume group until it was sent; creation is
+// one that makes a logical volume.
+var (
+	message  = regexp.MustCompile(`message\d+ \{`)
+	creation = regexp.MustCompile(`message\d+ \{\s*create = "([^"]+)"\s*\}`)
+)
+
+// messages reads them. The lock on the volume group is held.
+func (b *Backend) messages(ctx context.Context) (found groupMessages, err error) {
 	dir, err := os.MkdirTemp(b.lockDir, "settle-")
 	if err != nil {
-		return nil, err
+		return found, err
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "group")
 	if _, err := b.runner.ask(ctx, "vgcfgbackup", "--readonly", "--file", file, b.group); err != nil {
-		return nil, err
+		return found, err
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, err
+		return found, err
 	}
-	for _, message := range creation.FindAllSubmatch(text, -1) {
-		name := string(message[1])
-		if _, uncounted := names[name]; uncounted {
-			cutOff = append(cutOff, name)
-		}
+	found.any = message.Match(text)
+	for _, match := range creation.FindAllSubmatch(text, -1) {
+		found.creations = append(found.creations, string(match[1]))
 	}
-	return cutOff, nil
+	return found, nil
+}
+
+// count has the kernel count transactions in which nothing is left to be done: lvm
+// makes nothing in a pool that is more than one behind.
+func (b *Backend) count(transactions uint64) error {
+	state, err := b.pool.state()
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("set_transaction_id %d %d", state.TransactionID, state.TransactionID+transactions)
+	b.runner.step.At(text)
+	if err := dm.Message(state.device, text); err != nil {
+		return err
+	}
+	klog.InfoS("Had the thin pool count transactions that a command has not told it of", "pool", b.pool.String(), "transactions", transactions)
+	return nil
 }
 
 // deleteDevice deletes a device from the pool. One that is in use stays: then
@@ -204,9 +278,9 @@ func (b *Backend) deleteDevice(id uint64) error {
 	if err != nil {
 		return err
 	}
-	message := fmt.Sprintf("delete %d", id)
-	b.runner.step.At(message)
-	err = dm.Message(state.device, message)
+	text := fmt.Sprintf("delete %d", id)
+	b.runner.step.At(text)
+	err = dm.Message(state.device, text)
 	switch {
 	case errors.Is(err, unix.ENODATA): // the kernel had not made it yet
 		return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/snapdriver/snapdriver/internal/dm"
+	"github.com/snapdriver/snapdriver/internal/testenv"
 	"github.com/snapdriver/snapdriver/internal/thinmeta"
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
@@ -265,4 +266,65 @@ func TestCutOffWhileRunning(t *testing.T) {
 			f.expect(f.create("restored", "block", backend.Source{Snapshot: snapshot}), "content")
 		})
 	}
+}
+
+// What could not be put in order is remembered: nobody gets a device that still has
+// what was removed.
+func TestUnsettledIsRemembered(t *testing.T) {
+	for name, settle := range map[string]func(f *fixture, secret backend.VolumeID){
+		"while it runs": func(f *fixture, secret backend.VolumeID) {
+			f.withoutMetadata(func() {
+				if err := f.DeleteVolume(f.Context(), secret); err == nil {
+					f.Error("deleted, although what was left could not be looked at")
+				}
+			})
+		},
+		"at the start": func(f *fixture, secret backend.VolumeID) {
+			f.at.LVM(f, "lvremove", f.at.Group+"/"+secret.String())
+			f.withoutMetadata(f.reopen)
+		},
+		"in a pool that was read-only at the start": func(f *fixture, secret backend.VolumeID) {
+			f.at.LVM(f, "lvremove", f.at.Group+"/"+secret.String())
+			pool := dm.PoolName(f.at.Group, f.at.Name)
+			table := strings.TrimSpace(testenv.Run(f, "dmsetup", "table", pool))
+			f.load(pool, strings.Join(strings.Fields(table)[:7], " ")+" 1 read_only")
+			f.reopen()
+			f.load(pool, table)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			kept, secret := f.create("kept", "block", backend.Source{}), f.create("secret", "block", backend.Source{})
+			f.write(kept, "content")
+			f.write(secret, "secret")
+			f.staleMessage("delete = 99")
+			settle(f, secret)
+			f.expect(f.create("next", "block", backend.Source{}), "")
+			if err := f.DeleteVolume(t.Context(), secret); err != nil {
+				t.Error(err)
+			}
+			f.expectAgreement()
+			f.expect(kept, "content")
+		})
+	}
+}
+
+// withoutMetadata hides the pool's metadata.
+func (f *fixture) withoutMetadata(act func()) {
+	f.Helper()
+	node := dm.Path(dm.Name(f.at.Group, f.at.Name+"_tmeta"))
+	if err := os.Rename(node, node+".hidden"); err != nil {
+		f.Fatal(err)
+	}
+	act()
+	if err := os.Rename(node+".hidden", node); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// load gives a device another table.
+func (f *fixture) load(device, table string) {
+	f.Helper()
+	testenv.Run(f, "dmsetup", "load", device, "--table", table)
+	testenv.Run(f, "dmsetup", "resume", device)
 }

@@ -76,17 +76,14 @@ func (b *Backend) create(ctx context.Context, planned object, what ...string) (o
 	if len(planned.name) > maxName {
 		return object{}, fmt.Errorf("name: it has %d bytes, a tag has room for %d; use a shorter one: %w", len(planned.name), maxName, backend.ErrInvalid)
 	}
-	settled, err := b.pool.admit(ctx, planned.promise(), 1)
+	end, err := b.pool.admit(ctx, planned.id, planned.promise(), 1)
 	if err != nil {
 		return object{}, err
 	}
 	made, err := b.build(ctx, planned, what)
-	settled(err == nil)
+	end(err == nil)
 	if err != nil {
 		return made, err
-	}
-	if b.index.reason(made.id) != nil { // it was there at the start, unfinished, and was counted then
-		b.pool.removed(planned.taken())
 	}
 	b.index.put(made)
 	return made, nil
@@ -96,10 +93,21 @@ func (b *Backend) create(ctx context.Context, planned object, what ...string) (o
 // taken, and finished if need be.
 func (b *Backend) build(ctx context.Context, planned object, what []string) (object, error) {
 	made := planned
-	failure := b.changeWhen(ctx, "lvcreate", func() []string {
+	failure := b.changeWhen(ctx, creating, func() ([]string, error) {
+		// Of one that is suspended already, lvm reports the copy as made and has
+		// not told the kernel.
+		if source := planned.sourceID(); source != "" {
+			if _, err := b.resume(ctx, source); err != nil {
+				return nil, err
+			}
+		}
 		made.created = now()
-		return append(made.creation(), what...)
+		return append(made.creation(), what...), nil
 	})
+	if isFrozen(failure) {
+		return object{}, fmt.Errorf("somebody has frozen the filesystem on %s, as a hook of a backup tool may have: thaw it and leave that to lvm, which freezes it for the moment of the cut: %w: %w",
+			planned.sourceID(), backend.ErrPrecondition, failure)
+	}
 	if failure != nil {
 		var err error
 		if made, err = b.taken(ctx, planned, failure); err != nil {
@@ -186,12 +194,12 @@ func (b *Backend) expandVolume(ctx context.Context, id backend.VolumeID, capacit
 	if err != nil || o.size >= capacity {
 		return o, err
 	}
-	settled, err := b.pool.admit(ctx, capacity-o.size, 0)
+	end, err := b.pool.admit(ctx, o.id, capacity, 0)
 	if err != nil {
 		return object{}, err
 	}
 	o, err = b.extend(ctx, o, capacity)
-	settled(err == nil)
+	end(err == nil)
 	if err == nil {
 		b.index.put(o)
 	}
@@ -229,7 +237,7 @@ func (b *Backend) delete(ctx context.Context, id string) error {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	b.index.remove(id)
-	b.pool.removed(o.taken())
+	b.pool.removed(o.id)
 	return nil
 }
 
@@ -245,12 +253,17 @@ func (b *Backend) remove(ctx context.Context, o object) error {
 // discard removes the logical volume of an object that the kernel has not made,
 // or not counted.
 func (b *Backend) discard(ctx context.Context, o object) error {
-	// Forced twice, lvm removes it also where it cannot have the kernel make it
-	// first, which it would like to: in a pool that is nearly full.
-	if err := b.change(ctx, "lvremove", "--yes", "--force", "--force", b.path(o.id)); err != nil {
+	if err := b.change(ctx, "lvremove", b.discarding(o.id)...); err != nil {
 		return fmt.Errorf("remove what was cut off: %w", err)
 	}
 	return nil
+}
+
+// discarding are arguments of the command that removes a logical volume. Forced
+// twice, lvm removes it also where it cannot have the kernel make it first, which
+// it would like to: in a pool that is nearly full.
+func (b *Backend) discarding(name string) []string {
+	return []string{"--yes", "--force", "--force", b.path(name)}
 }
 
 // explainRemoval says why a removal has failed; nil when there was nothing to
