@@ -41,7 +41,7 @@ func images(bin string, versions map[string]string, gnu []file) []image {
 		sidecar("csi-snapshotter", versions[snapshotter]),
 		sidecar("snapshot-controller", versions[snapshotter]),
 		sidecar("csi-resizer", versions[resizer]),
-		// Stand-ins (see standin/): their modules cannot be built from the proxy.
+		// Stand-ins, see standin/.
 		sidecar("csi-node-driver-registrar", "v2.17.0"),
 		sidecar("livenessprobe", "v2.19.0"),
 		kubectl,

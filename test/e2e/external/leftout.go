@@ -4,6 +4,6 @@ package external
 // regular expression of their names, and why.
 var LeftOut = []struct{ Pattern, Why string }{
 	{`Feature:Windows|\(ntfs\)`, "not Linux"},
-	{`any volume data source`, "the validator and the populator of other projects cannot be built from the module proxy"},
+	{`any volume data source`, "the validator and the populator of other projects are not in the test cluster"},
 	{`volumegroup|snapshotmetadata`, "optional services that the driver does not have"},
 }
