@@ -27,7 +27,7 @@ func TestCostDoesNotGrowWithNumber(t *testing.T) {
 	if costs[100]["create"].Changing == 0 || costs[100]["absent"].Printed == 0 {
 		t.Errorf("nothing was measured: %+v", costs[100])
 	}
-	if diff := cmp.Diff(costs[100], costs[500]); diff != "" {
+	if diff := cmp.Diff(costs[100], costs[500], cmp.Comparer(cost.same)); diff != "" {
 		t.Errorf("the costs differ (-100 +500):\n%s", diff)
 	}
 }
@@ -36,6 +36,12 @@ func TestCostDoesNotGrowWithNumber(t *testing.T) {
 type cost struct {
 	Changing, Asking int
 	Printed          int64
+}
+
+// same allows for a few bytes: the time in a tag is shorter when it ends in zeros.
+func (c cost) same(other cost) bool {
+	difference := c.Printed - other.Printed
+	return c.Changing == other.Changing && c.Asking == other.Asking && max(difference, -difference) < 40
 }
 
 // measure returns the cost of operations beside so many volumes.
