@@ -26,7 +26,7 @@ const batch = 1024
 // the others can go the usual way.
 func (b *Backend) toTrash(name string) (trashed string, err error) {
 	trashed = path.Join(trashDir, unique(path.Base(name)))
-	err = b.root.Rename(name, trashed)
+	err = b.moveToTrash(name, trashed)
 	if !isFull(err) {
 		return trashed, err
 	}
@@ -49,6 +49,29 @@ func (b *Backend) toTrash(name string) (trashed string, err error) {
 		return "", fmt.Errorf("change places with %s: %v", spareDir, err) //nolint:errorlint // so that it is not os.ErrNotExist
 	}
 	return spareDir, nil
+}
+
+// moveToTrash renames an object. What is missing then is the object or, when
+// somebody has cleaned up in the root directory, the trash, which is made
+// again. os.ErrNotExist means the object, and nothing else.
+func (b *Backend) moveToTrash(name, trashed string) error {
+	err := b.root.Rename(name, trashed)
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if _, missing := b.root.Lstat(name); missing != nil {
+		return missing
+	}
+	if err := b.root.Mkdir(trashDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := syncFile(b.root, "."); err != nil {
+		return err
+	}
+	if err = b.root.Rename(name, trashed); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s cannot be used: %v", path.Join(b.path, trashDir), err) //nolint:errorlint // the object exists
+	}
+	return err
 }
 
 // takeBack undoes toTrash, but for the spare directory, which the next one makes.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath"
 )
 
@@ -122,6 +123,53 @@ func TestMountsInDeletedVolumesAreLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	storage{root}.Check(t) // the next start removes what had to stay
+}
+
+// Without the trash, a deletion that does nothing would be acknowledged.
+func TestMissingTrashIsMadeAgain(t *testing.T) {
+	root := testenv.TempDir(t)
+	b := opened(t, root, hostpath.Options{})
+	id := create(t, b, spec("directory", "volume"))
+	snap, err := snapshot(b, "snapshot", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trash := filepath.Join(root, "trash")
+	for what, remove := range map[string]func() error{
+		"volume":     func() error { return b.DeleteVolume(t.Context(), id) },
+		"snapshot":   func() error { return b.DeleteSnapshot(t.Context(), snap) },
+		"absent one": func() error { return b.DeleteVolume(t.Context(), backend.NewVolumeID("node", "absent")) },
+	} {
+		b.WaitForRemovals()
+		if err := os.Remove(trash); err != nil {
+			t.Fatal(err)
+		}
+		if err := remove(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := os.MkdirAll(trash, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.WaitForRemovals()
+	storage{root}.checkEmpty(t, "volumes", "snapshots", "trash")
+
+	id = create(t, b, spec("directory", "volume"))
+	if err := os.Remove(trash); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("nowhere", trash); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DeleteVolume(t.Context(), id); err == nil {
+		t.Error("the trash leads nowhere, and yet no error")
+	}
+	if err := os.Remove(trash); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DeleteVolume(t.Context(), id); err != nil {
+		t.Error(err)
+	}
 }
 
 // A pod with the privilege can protect its files from everybody.
