@@ -3,7 +3,6 @@ package hostpath
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 
@@ -12,9 +11,6 @@ import (
 
 	"github.com/snapdriver/snapdriver/pkg/backend"
 )
-
-// batch is how many entries of a directory are listed at once.
-const batch = 1024
 
 // toTrash takes the object at name away by one rename and returns where it lies
 // now, for removeTrash.
@@ -100,8 +96,9 @@ func (b *Backend) removeEmpty(name string) error {
 // before Close.
 //
 // It does not descend: it moves every directory that it meets up into the
-// trash, beside the others. So neither a tree's depth nor the length of its
-// paths matters, and no mount is ever entered: a mount point cannot be moved.
+// trash, beside the others, see emptying. So neither a tree's depth nor the
+// length of its paths matters, and no mount is ever entered: a mount point
+// cannot be moved.
 // Entries that do not go, for one with a mount below it, stay where they are
 // until the next start.
 func (b *Backend) removeTrash(paths ...string) {
@@ -157,134 +154,13 @@ func (b *Backend) flatten(name string) (moved []string, err error) {
 		return nil, err
 	}
 	defer trash.Close()
-	moved, err = b.empty(dir, trash, 0)
+	e := emptying{closing: &b.closing, top: dir, trash: trash}
+	err = e.empty(dir, 0)
 	switch {
 	case err != nil || b.closing.Load():
-		return moved, err
+		return e.moved, err
 	case name == spareDir:
-		return moved, nil
+		return e.moved, nil
 	}
-	return moved, b.root.Remove(name)
-}
-
-// empty takes out everything that is in a directory, so many levels below
-// another that is emptied.
-func (b *Backend) empty(dir, trash *os.File, level int) (moved []string, err error) {
-	for {
-		entries, err := firstEntries(dir)
-		if err != nil || len(entries) == 0 {
-			return moved, err
-		}
-		gone := 0
-		for _, entry := range entries {
-			if b.closing.Load() {
-				return moved, nil
-			}
-			var up []string
-			up, err = b.takeOut(dir, trash, entry, level)
-			moved = append(moved, up...)
-			if err == nil {
-				gone++
-			}
-		}
-		if gone == 0 {
-			return moved, err
-		}
-	}
-}
-
-// takeOut removes an entry of dir. A directory it moves up into the trash, and
-// returns where it is now.
-func (b *Backend) takeOut(dir, trash *os.File, entry string, level int) (moved []string, err error) {
-	moved, err = unlinkOrMove(dir, trash, entry)
-	if errors.Is(err, unix.EPERM) {
-		// Root is refused because of attributes, and of nothing else.
-		if err := errors.Join(unprotect(int(dir.Fd())), unprotectEntry(dir, entry)); err != nil {
-			return nil, fmt.Errorf("remove the attributes of %q: %w", entry, err)
-		}
-		moved, err = unlinkOrMove(dir, trash, entry)
-	}
-	if isFull(err) && level < maxLevel {
-		moved, err = b.emptyInPlace(dir, trash, entry, level)
-	}
-	if err != nil {
-		return moved, fmt.Errorf("remove %q: %w", entry, err)
-	}
-	return moved, nil
-}
-
-// maxLevel bounds how many directories are open when there is no space to move
-// them up. On the way down files were removed, so that there is some again.
-const maxLevel = 100
-
-// emptyInPlace removes an entry of dir that is a directory, and not a mount
-// point: the kernel says so of that before it looks for space to move it.
-func (b *Backend) emptyInPlace(dir, trash *os.File, entry string, level int) (moved []string, err error) {
-	fd, err := unix.Openat(int(dir.Fd()), entry, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("openat", err)
-	}
-	inner := os.NewFile(uintptr(fd), entry)
-	defer inner.Close()
-	moved, err = b.empty(inner, trash, level+1)
-	if err == nil && !b.closing.Load() {
-		err = unix.Unlinkat(int(dir.Fd()), entry, unix.AT_REMOVEDIR)
-	}
-	return moved, err
-}
-
-func unlinkOrMove(dir, trash *os.File, entry string) (moved []string, err error) {
-	err = unix.Unlinkat(int(dir.Fd()), entry, 0)
-	if !errors.Is(err, unix.EISDIR) {
-		return nil, err
-	}
-	up := unique("directory")
-	if err := unix.Renameat(int(dir.Fd()), entry, int(trash.Fd()), up); err != nil {
-		return nil, err
-	}
-	return []string{path.Join(trashDir, up)}, nil
-}
-
-// The attributes of linux/fs.h with which chattr +i and +a keep a file from
-// being removed.
-const protection = 0x10 | 0x20 // FS_IMMUTABLE_FL | FS_APPEND_FL
-
-// unprotect takes the protection from an open file or directory.
-func unprotect(fd int) error {
-	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
-	if err != nil || flags&protection == 0 {
-		return os.NewSyscallError("ioctl", err)
-	}
-	return os.NewSyscallError("ioctl", unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags&^protection)))
-}
-
-// unprotectEntry takes the protection from an entry of a directory. Only files
-// and directories have any; to open another kind could have effects.
-func unprotectEntry(dir *os.File, entry string) error {
-	var stat unix.Stat_t
-	if err := unix.Fstatat(int(dir.Fd()), entry, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return os.NewSyscallError("fstatat", err)
-	}
-	if kind := stat.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
-		return nil
-	}
-	fd, err := unix.Openat(int(dir.Fd()), entry, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("openat", err)
-	}
-	defer unix.Close(fd)
-	return unprotect(fd)
-}
-
-// firstEntries lists a directory's first entries anew: entries are removed
-// between two calls, and a position in the old list means nothing.
-func firstEntries(dir *os.File) ([]string, error) {
-	if _, err := dir.Seek(0, 0); err != nil {
-		return nil, err
-	}
-	entries, err := dir.Readdirnames(batch)
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return entries, err
+	return e.moved, b.root.Remove(name)
 }
