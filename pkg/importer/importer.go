@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -80,6 +81,8 @@ func Run(ctx context.Context, config Config) (Imported, error) {
 	v := &volume{
 		controller: csi.NewControllerClient(connection), node: csi.NewNodeClient(connection),
 		name: "import-" + digest, size: size, largest: size, directory: config.Directory,
+		// Beside the socket, for that place all imports share that this driver serves.
+		lock: filepath.Join(filepath.Dir(config.Socket), "snapdriver-import-"+digest+".lock"),
 	}
 	if config.Size == 0 {
 		v.largest = largest(size, found.Entries)
@@ -109,8 +112,15 @@ func (i *Imported) identify(ctx context.Context, connection grpc.ClientConnInter
 }
 
 // snapshotOf returns the snapshot of a volume that fill has filled, and whether
-// it was there before. The volume is gone in the end.
+// it was there before. The volume is gone in the end. ErrBusy while another
+// import of the archive runs: it would delete the volume, and fill its own of
+// that name, between the filling of this one and the snapshot.
 func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error) (snapshot *csi.Snapshot, before bool, err error) {
+	release, err := lock(v.lock)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	if err := v.create(ctx); err != nil {
 		return nil, false, err
 	}

@@ -1,0 +1,97 @@
+package importer
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/snapdriver/snapdriver/internal/testdriver"
+	"github.com/snapdriver/snapdriver/internal/testenv"
+	"github.com/snapdriver/snapdriver/pkg/backend"
+)
+
+// beforeCut is a client that does something before it asks for a snapshot.
+type beforeCut struct {
+	csi.ControllerClient
+	do func()
+}
+
+func (c beforeCut) CreateSnapshot(ctx context.Context, request *csi.CreateSnapshotRequest, options ...grpc.CallOption) (*csi.CreateSnapshotResponse, error) {
+	c.do()
+	return c.ControllerClient.CreateSnapshot(ctx, request, options...)
+}
+
+// TestTwoImportsOfOneArchive: one that starts when another is about to take its
+// snapshot does not take the volume from it.
+func TestTwoImportsOfOneArchive(t *testing.T) {
+	testenv.RequireRoot(t)
+	dir := testenv.TempDir(t)
+	driver := testdriver.New(t, filepath.Join(dir, "root"))
+	driver.Start()
+	connection, err := grpc.NewClient("unix://"+driver.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	one := volume{
+		controller: csi.NewControllerClient(connection), node: csi.NewNodeClient(connection),
+		name: "import-archive", size: mib, largest: mib, directory: dir, lock: filepath.Join(dir, "lock"),
+	}
+	other, third := one, one
+	fill := func(root *os.File) error { return os.WriteFile(filepath.Join(root.Name(), "file"), nil, 0o600) }
+	var refused error
+	one.controller = beforeCut{one.controller, func() { _, _, refused = other.snapshotOf(t.Context(), fill) }}
+	snapshot, before, err := one.snapshotOf(t.Context(), fill)
+	if err != nil || before {
+		t.Errorf("the one import: %v, snapshot there before: %v", err, before)
+	}
+	if !errors.Is(refused, backend.ErrBusy) {
+		t.Errorf("the other import meanwhile: %v, want ErrBusy", refused)
+	}
+	again, before, err := third.snapshotOf(t.Context(), fill)
+	if err != nil || !before || again.GetSnapshotId() != snapshot.GetSnapshotId() {
+		t.Errorf("an import afterwards: %v, %v before: %v", err, again, before)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %q %v", left, err)
+	}
+}
+
+// TestLockOfARemovedFile: many at once, of whom each removes the file in the
+// end, are in there one at a time.
+func TestLockOfARemovedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	var inside, times atomic.Int32
+	var running sync.WaitGroup
+	for range 8 {
+		running.Go(func() {
+			for times.Load() < 1000 {
+				release, err := lock(path)
+				if errors.Is(err, backend.ErrBusy) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if inside.Add(1) > 1 {
+					t.Error("two have the lock")
+				}
+				times.Add(1)
+				inside.Add(-1)
+				if err := release(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	running.Wait()
+}
