@@ -26,8 +26,10 @@ type entry struct {
 	// Then nothing else but path counts.
 	sameAs string
 
-	// inode is set for a file of a tree with several names, where it can be.
+	// inode is set for a file of a tree with several names, where it can be, and
+	// links is how many names it had.
 	inode inode
+	links uint32
 
 	contents contents
 }

@@ -61,7 +61,7 @@ func (r *reader) read(b *batch, name string, e *entry) (kept bool, err error) {
 	}
 	e.setStat(&st)
 	if st.Nlink > 1 {
-		e.inode = identify(place, &st)
+		e.inode, e.links = identify(place, &st), uint32(st.Nlink)
 	}
 	switch e.kind() {
 	case unix.S_IFDIR: // it was no directory a moment ago

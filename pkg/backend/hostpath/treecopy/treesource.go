@@ -25,8 +25,7 @@ type treeSource struct {
 	rest *batch
 	left chan *batch
 
-	// first has the paths of files with several names.
-	first map[inode]string
+	links *links
 
 	proc int // procSelf, opened
 }
@@ -65,7 +64,7 @@ func newTreeSource(w *workers, root *os.File, f *freezer) (*treeSource, error) {
 		ordered: make(chan *batch, 2*parallel()),
 		unread:  make(chan *batch, 2*parallel()),
 		left:    make(chan *batch, 1),
-		first:   make(map[inode]string),
+		links:   newLinks(linksMemory),
 		proc:    proc,
 	}
 	w.running.Go(func() {
@@ -182,24 +181,27 @@ func (s *treeSource) next() (*batch, error) {
 		s.left <- s.rest
 	}
 	for i := range b.entries {
-		s.findFirst(b, &b.entries[i])
+		if err := s.findFirst(b, &b.entries[i]); err != nil {
+			b.free()
+			return nil, err
+		}
 	}
 	return b, nil
 }
 
 // findFirst makes e a link, if it is another name of an earlier entry.
-func (s *treeSource) findFirst(b *batch, e *entry) {
+func (s *treeSource) findFirst(b *batch, e *entry) error {
 	if e.inode == (inode{}) {
-		return
+		return nil
 	}
-	first, found := s.first[e.inode]
-	if !found {
-		s.first[e.inode] = e.path
-		return
+	first, err := s.links.see(b.dir, e)
+	if err != nil || first == "" {
+		return err
 	}
 	e.contents.close()
 	e.contents = contents{file: noFile}
 	e.sameAs, b.alone = first, true
+	return nil
 }
 
 func (s *treeSource) close() {
