@@ -18,6 +18,10 @@ const (
 	// wait to be put down at most, that bounds the descriptors of a copy.
 	batchFiles = 4
 
+	// batchExtras is how many bytes of paths, attributes and segments end a
+	// batch. One entry may have more.
+	batchExtras = 1 << 20
+
 	// batchMemory is the size of the buffer for small files in a batch.
 	batchMemory = 256 << 10
 )
@@ -80,6 +84,14 @@ func (b *batch) held() (sum int64) {
 	return sum
 }
 
+// extras returns what its entries take beside that.
+func (b *batch) extras() (sum int64) {
+	for i := range b.entries {
+		sum += b.entries[i].extras()
+	}
+	return sum
+}
+
 // free closes what the entries hold open and gives the batch away.
 func (b *batch) free() {
 	for i := range b.entries {
@@ -88,6 +100,7 @@ func (b *batch) free() {
 	if b.from != nil {
 		b.from.release()
 	}
+	clear(b.entries) // what they had in memory is not kept with the batch
 	batches.Put(b)
 }
 

@@ -40,6 +40,16 @@ func (e *entry) kind() uint32 { return e.mode & unix.S_IFMT }
 
 func (e *entry) isDir() bool { return e.kind() == unix.S_IFDIR }
 
+// extras returns about how many bytes of memory an entry takes beside its data.
+func (e *entry) extras() int64 {
+	const segmentSize, xattrSize = 24, 32
+	sum := len(e.path) + len(e.target) + segmentSize*len(e.contents.segments)
+	for _, attribute := range e.xattrs {
+		sum += xattrSize + len(attribute.name) + len(attribute.value)
+	}
+	return int64(sum)
+}
+
 // setStat takes from st what an entry keeps.
 func (e *entry) setStat(st *unix.Stat_t) {
 	e.mode, e.uid, e.gid, e.device = st.Mode, st.Uid, st.Gid, st.Rdev

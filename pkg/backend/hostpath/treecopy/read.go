@@ -11,11 +11,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 const (
 	// maxAttempts is how often a file that changes is read.
 	maxAttempts = 3
+
+	// maxXattrs is how many bytes of extended attributes, names and values, a
+	// file is copied with. All of them are in memory at once.
+	maxXattrs = 16 << 20
 
 	// clockTick is more than a tick of the coarsest clock that a kernel takes
 	// a file's times from. Two changes within one tick may leave the same
@@ -244,6 +250,7 @@ func (r *reader) readXattrs(list func([]byte) (int, error), get func(string, []b
 		return nil, fmt.Errorf("list extended attributes: %w", err)
 	}
 	var found []xattr
+	size := 0
 	for name := range bytes.SplitSeq(r.names[:n-1], []byte{0}) {
 		if !keptXattr(string(name)) {
 			continue
@@ -255,6 +262,10 @@ func (r *reader) readXattrs(list func([]byte) (int, error), get func(string, []b
 			return nil, fmt.Errorf("read extended attribute %s: %w", name, err)
 		default:
 			found = append(found, xattr{string(name), string(r.value[:n])})
+			size += len(name) + n
+		}
+		if size > maxXattrs {
+			return nil, fmt.Errorf("it has more than %d bytes of extended attributes, the limit for one file; remove some: %w", maxXattrs, backend.ErrPrecondition)
 		}
 	}
 	return found, nil

@@ -50,6 +50,7 @@ func (s *tarSource) isStream() bool { return s.in.section == nil }
 
 func (s *tarSource) next() (*batch, error) {
 	var b *batch
+	extras := int64(0)
 	for {
 		if err := s.workers.Err(); err != nil {
 			return nil, err
@@ -61,13 +62,14 @@ func (s *tarSource) next() (*batch, error) {
 		}
 		dir, _ := split(s.ahead.path)
 		single := s.single(&s.ahead)
-		if b != nil && (single || b.dir != dir || len(b.entries) == batchEntries) {
+		if b != nil && (single || b.dir != dir || len(b.entries) == batchEntries || extras >= batchExtras) {
 			return b, nil
 		}
 		if b == nil {
 			b = newBatch(dir)
 		}
 		s.isAhead = false
+		extras += s.ahead.extras()
 		b.entries = append(b.entries, s.ahead)
 		if err := s.locate(b, &b.entries[len(b.entries)-1]); err != nil {
 			return nil, err

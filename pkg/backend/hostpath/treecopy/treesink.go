@@ -50,16 +50,20 @@ func newTreeSink(w *workers, m *mover, root *os.File) (*treeSink, error) {
 	}
 	return &treeSink{
 		workers: w, mover: m, chain: c,
-		room: semaphore.NewWeighted(int64(parallel()) * largestBatch), busy: make(chan struct{}, parallel()),
+		room: semaphore.NewWeighted(sinkRoom()), busy: make(chan struct{}, parallel()),
 	}, nil
 }
 
 // largestBatch is how many bytes of files a batch can have in memory.
 const largestBatch = batchEntries * smallFile
 
+// sinkRoom is how many bytes the batches can have that are put down.
+func sinkRoom() int64 { return int64(parallel()) * largestBatch }
+
 // weight returns what a batch takes of the sink's room. As none counts less than
-// a fourth of the largest, four are under way for each goroutine that works.
-func weight(b *batch) int64 { return max(b.held(), largestBatch/4) }
+// a fourth of the largest, four are under way for each goroutine that works. One
+// that has more than the room goes alone.
+func weight(b *batch) int64 { return min(max(b.held()+b.extras(), largestBatch/4), sinkRoom()) }
 
 func (s *treeSink) put(b *batch) error {
 	if len(b.entries) == 0 { // all of it vanished

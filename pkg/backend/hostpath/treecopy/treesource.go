@@ -132,9 +132,11 @@ func (s *treeSource) readAll(r *reader, unread <-chan *batch) {
 	}
 }
 
-// read takes names from the batch until it has all, or enough open files.
+// read takes names from the batch until it has all, or enough open files or
+// bytes of what comes with them.
 func (s *treeSource) read(r *reader, b *batch) error {
-	for open := 0; len(b.names) > 0 && open < batchFiles; b.names = b.names[1:] {
+	open, extras := 0, int64(0)
+	for ; len(b.names) > 0 && open < batchFiles && extras < batchExtras; b.names = b.names[1:] {
 		if err := s.workers.Err(); err != nil {
 			return err
 		}
@@ -148,7 +150,10 @@ func (s *treeSource) read(r *reader, b *batch) error {
 		if !kept {
 			e.contents.close()
 			b.entries = b.entries[:len(b.entries)-1]
-		} else if e.contents.owned {
+			continue
+		}
+		extras += e.extras()
+		if e.contents.owned {
 			open++
 		}
 	}
