@@ -37,8 +37,9 @@ func (w *workers) countLater(root *os.File, progress *backend.Progress) {
 // without holes, and with those of several names once.
 func countTree(ctx context.Context, root *os.File) (total int64, err error) {
 	w := walker{
-		ctx:   ctx,
-		enter: func(string, *directory, *unix.Stat_t) error { return nil },
+		ctx:       ctx,
+		mayRepeat: true,
+		enter:     func(string, *directory, *unix.Stat_t) error { return nil },
 		files: func(_ string, dir *directory, names []string) error {
 			for _, name := range names {
 				var st unix.Stat_t

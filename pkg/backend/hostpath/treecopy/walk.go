@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"slices"
 
@@ -30,6 +31,10 @@ type walker struct {
 	ctx   context.Context
 	chain *chain
 	page  []byte
+
+	// mayRepeat says that a name may come twice that is made again meanwhile: the
+	// names of a large directory are then not kept.
+	mayRepeat bool
 
 	// enter is called for each directory, the root included.
 	enter func(path string, dir *directory, st *unix.Stat_t) error
@@ -88,8 +93,8 @@ func (w *walker) visit(path string, dir *directory, st *unix.Stat_t) error {
 // which it returns. Every name comes once, also when it is removed and made
 // again between two pages, which may both have it then.
 func (w *walker) list(path string, dir *directory) (directories []string, err error) {
-	var first []dirent       // the first page
-	var seen map[string]bool // the names in all pages, once there are several
+	var first []dirent // the first page
+	var seen *nameSet  // the names in all pages, once there are several
 	for {
 		n, err := unix.ReadDirent(dir.fd, w.page)
 		if n == 0 || err == unix.ENOENT { // at the end, or removed meanwhile
@@ -99,14 +104,16 @@ func (w *walker) list(path string, dir *directory) (directories []string, err er
 			return nil, fmt.Errorf("list directory %q: %w", path, err)
 		}
 		found := parseNames(w.page[:n])
-		if first == nil {
+		switch {
+		case w.mayRepeat:
+		case first == nil:
 			first = found
-		} else {
-			if seen == nil {
-				seen = make(map[string]bool, 2*len(first))
-				dropRepeated(first, seen)
-			}
-			found = dropRepeated(found, seen)
+		case seen == nil:
+			seen = newNameSet()
+			seen.dropRepeated(first)
+			fallthrough
+		default:
+			found = seen.dropRepeated(found)
 		}
 		slices.SortFunc(found, func(a, b dirent) int { return cmp.Compare(a.inode, b.inode) })
 		names := make([]string, 0, len(found))
@@ -123,13 +130,27 @@ func (w *walker) list(path string, dir *directory) (directories []string, err er
 	}
 }
 
-// dropRepeated adds the names in page to seen and returns those that are new.
-func dropRepeated(page []dirent, seen map[string]bool) []dirent {
-	return slices.DeleteFunc(page, func(d dirent) bool {
-		repeated := seen[d.name]
-		seen[d.name] = true
-		return repeated
-	})
+// nameSet is a set of names. Of each it has two hashes, by seeds that nobody
+// knows, together so long that no two names have the same.
+type nameSet struct {
+	seeds [2]maphash.Seed
+	names map[[2]uint64]struct{}
+}
+
+func newNameSet() *nameSet {
+	return &nameSet{[2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, make(map[[2]uint64]struct{})}
+}
+
+// add says whether the name is new.
+func (s *nameSet) add(name string) bool {
+	before := len(s.names)
+	s.names[[2]uint64{maphash.String(s.seeds[0], name), maphash.String(s.seeds[1], name)}] = struct{}{}
+	return len(s.names) > before
+}
+
+// dropRepeated adds the names in page and returns those that are new.
+func (s *nameSet) dropRepeated(page []dirent) []dirent {
+	return slices.DeleteFunc(page, func(d dirent) bool { return !s.add(d.name) })
 }
 
 type dirent struct {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/internal/testenv"
 )
 
 // TestNamesMadeAgainAreListedOnce removes and makes again what was listed, as
@@ -51,6 +53,39 @@ func TestNamesMadeAgainAreListedOnce(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNamesOfALargeDirectoryTakeLittleMemory, less than they have bytes, so that
+// millions of them fit.
+func TestNamesOfALargeDirectoryTakeLittleMemory(t *testing.T) {
+	const files, perName = 60_000, 60
+	long := strings.Repeat("n", 200)
+	set := newNameSet()
+	before := heap()
+	for range 2 {
+		for page := range files / 100 {
+			var found []dirent
+			for i := range 100 {
+				found = append(found, dirent{name: fmt.Sprint(long, page, "-", i)})
+			}
+			set.dropRepeated(found)
+		}
+	}
+	if took := heap() - before; len(set.names) != files || took > files*perName {
+		t.Errorf("%d names of %d take %d bytes", len(set.names), files, took)
+	}
+}
+
+// TestCountingALargeDirectory, of which no names are kept, counts each once.
+func TestCountingALargeDirectory(t *testing.T) {
+	root := openDir(t, filepath.Join(testenv.TempDir(t), "source"))
+	const files = 1500
+	for i := range files {
+		must(t, os.WriteFile(fmt.Sprintf("%s/%s-%d", root.Name(), strings.Repeat("n", 200), i), []byte("content"), 0o644))
+	}
+	if total, err := countTree(t.Context(), root); err != nil || total != files*int64(len("content")) {
+		t.Errorf("%d bytes, %v", total, err)
+	}
 }
 
 // TestRenamedAncestorHidesNothing renames the top of a branch while the walk is
