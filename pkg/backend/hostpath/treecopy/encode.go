@@ -2,6 +2,7 @@ package treecopy
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -121,15 +122,23 @@ func (enc *encoder) makeMap(c *contents) {
 
 // time encodes the times of modification and, where it is another, of access.
 func (enc *encoder) time(e *entry) {
-	if e.mtime.Nsec == 0 {
-		enc.number(mtimeField, paxMtime, e.mtime.Sec)
+	mtime, atime := readable(e.mtime), readable(e.atime)
+	if mtime.Nsec == 0 {
+		enc.number(mtimeField, paxMtime, mtime.Sec)
 	} else {
-		enc.number(mtimeField, "", e.mtime.Sec)
-		enc.timeRecord(paxMtime, e.mtime)
+		enc.number(mtimeField, "", mtime.Sec)
+		enc.timeRecord(paxMtime, mtime)
 	}
-	if e.atime != e.mtime {
-		enc.timeRecord(paxAtime, e.atime)
+	if atime != mtime {
+		enc.timeRecord(paxAtime, atime)
 	}
+}
+
+// readable returns a time that can be read again. Before the earliest is one
+// more second, which some filesystems take and whose number has no negative.
+func readable(t unix.Timespec) unix.Timespec {
+	t.Sec = max(t.Sec, -math.MaxInt64)
+	return t
 }
 
 // timeRecord appends a record with a time as seconds with nine decimals.
