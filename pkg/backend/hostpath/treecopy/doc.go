@@ -49,6 +49,9 @@
 //     is, are moved elsewhere.
 //   - A tree with a path to a directory longer than maxPath, 128 KiB, is refused
 //     with backend.ErrPrecondition. The archive has all paths in full.
+//   - So are a file with more than 16 MiB of extended attributes, or 64 KiB of
+//     their names, and hard links that take more than 512 MiB to be kept in mind:
+//     no tree of few megabytes takes all memory that there is.
 //   - An archive without its end is an error, never a smaller tree.
 //   - Nothing is synced: that is the caller's part.
 //

@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // encoder makes the headers of entries. It keeps its memory between them.
@@ -34,8 +36,8 @@ func (enc *encoder) header(buf []byte, e *entry, offset, align int64) ([]byte, e
 	}
 	enc.pad(offset, align)
 	if len(enc.records) > maxRecords {
-		return buf, fmt.Errorf("name and extended attributes have %d bytes; an archive holds %d for one file",
-			len(enc.records), maxRecords)
+		return buf, fmt.Errorf("its name and extended attributes have %d bytes, and an archive holds %d for one file; remove some: %w",
+			len(enc.records), maxRecords, backend.ErrPrecondition)
 	}
 	if len(enc.records) > 0 {
 		buf = appendExtended(buf, enc.records)

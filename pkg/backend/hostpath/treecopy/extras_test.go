@@ -123,6 +123,27 @@ func TestTooManyAttributesAreRefused(t *testing.T) {
 	wantRefused(t, dir, root, "file")
 }
 
+// TestMoreAttributeNamesThanAreListed: the kernel lets one set more than it lists.
+func TestMoreAttributeNamesThanAreListed(t *testing.T) {
+	dir := testenv.Filesystem(t, "xfs", 1<<30)
+	source := filepath.Join(dir, "source")
+	root := openDir(t, source)
+	must(t, os.WriteFile(filepath.Join(source, "file"), nil, 0o644))
+	for i := range 300 {
+		must(t, unix.Setxattr(filepath.Join(source, "file"), fmt.Sprintf("user.%0245d", i), nil, 0))
+	}
+	wantRefused(t, dir, root, "file")
+}
+
+// TestMoreAttributesThanAnArchiveHolds is about the archive's own limit.
+func TestMoreAttributesThanAnArchiveHolds(t *testing.T) {
+	var enc encoder
+	e := entry{path: "file", mode: unix.S_IFREG | 0o644, xattrs: []xattr{{"user.large", strings.Repeat("v", maxRecords)}}}
+	if _, err := enc.header(nil, &e, 0, 0); !errors.Is(err, backend.ErrPrecondition) {
+		t.Error(err)
+	}
+}
+
 // wantRefused makes sure that a tree is refused because of a file in it.
 func wantRefused(t *testing.T, dir string, root *os.File, file string) {
 	t.Helper()

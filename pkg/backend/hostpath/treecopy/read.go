@@ -246,6 +246,9 @@ func (r *reader) readXattrs(list func([]byte) (int, error), get func(string, []b
 	if errors.Is(err, unix.EOPNOTSUPP) || n == 0 {
 		return nil, nil
 	}
+	if errors.Is(err, unix.E2BIG) {
+		return nil, fmt.Errorf("the names of its extended attributes have more than %d bytes, which is what the kernel lists; remove some: %w", len(r.names), backend.ErrPrecondition)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list extended attributes: %w", err)
 	}
