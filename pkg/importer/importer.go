@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 
@@ -53,6 +54,10 @@ type Imported struct {
 
 const mib = 1 << 20
 
+// maxBytes is how many bytes the files of an archive may have: 1 EiB, of which
+// there is no volume.
+const maxBytes = 1 << 60
+
 // Run imports an archive.
 func Run(ctx context.Context, config Config) (Imported, error) {
 	digest, err := digestOf(config.Archive)
@@ -62,6 +67,9 @@ func Run(ctx context.Context, config Config) (Imported, error) {
 	found, err := treecopy.SurveyForeign(ctx, config.Archive)
 	if err != nil {
 		return Imported{}, err
+	}
+	if found.Bytes > maxBytes {
+		return Imported{}, fmt.Errorf("the files in the archive have %d bytes, more than a volume can have: it is damaged, or made to do harm", found.Bytes)
 	}
 	size := config.Size
 	if size == 0 {
@@ -170,7 +178,7 @@ func (v *volume) unpack(ctx context.Context, fill func(root *os.File) error) err
 // on its size.
 func largest(bytes, entries int64) int64 {
 	const fixed, inode = 64 * mib, 16 << 10
-	if bytes > math.MaxInt64/4 || entries > math.MaxInt64/4/inode {
+	if bytes > math.MaxInt64/8 || entries > math.MaxInt64/8/inode {
 		return bytes
 	}
 	return 2 * (bytes + entries*inode + fixed)
@@ -183,10 +191,11 @@ func checkRoom(root *os.File, archive treecopy.Foreign) error {
 	if err := unix.Fstatfs(int(root.Fd()), &stat); err != nil {
 		return err
 	}
-	if free := int64(stat.Bavail) * stat.Bsize; free < archive.Bytes {
+	// Of a filesystem that has no limit, the product may be more than fits.
+	if more, free := bits.Mul64(stat.Bavail, uint64(stat.Bsize)); more == 0 && free < uint64(archive.Bytes) {
 		return fmt.Errorf("the files in the archive have %d bytes, and the volume's filesystem has room for %d: %w", archive.Bytes, free, backend.ErrExhausted)
 	}
-	if stat.Files > 0 && int64(stat.Ffree) < archive.Entries { // some filesystems do not count
+	if stat.Files > 0 && stat.Ffree < uint64(archive.Entries) { // some filesystems do not count
 		return fmt.Errorf("the archive has %d files, and the volume's filesystem has room for %d: %w", archive.Entries, stat.Ffree, backend.ErrExhausted)
 	}
 	return nil

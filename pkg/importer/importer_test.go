@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -328,6 +329,36 @@ func TestHostileArchive(t *testing.T) {
 		t.Error("it has written outside")
 	}
 	b.wantClean(0)
+}
+
+// TestInflatedArchive: files of more bytes than a volume can have, of which the
+// archive has none, are refused.
+func TestInflatedArchive(t *testing.T) {
+	b := newTestbed(t)
+	base := testenv.Filesystem(t, "xfs", 512<<20) // which has such files
+	for name, sizes := range map[string][]int64{
+		"one file":  {math.MaxInt64},
+		"two files": {1 << 60, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(base, name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for i, size := range sizes {
+				path := filepath.Join(dir, fmt.Sprint(i))
+				if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path := filepath.Join(b.dir, "inflated.tar")
+			testenv.Run(t, "tar", "--format=pax", "--sparse", "-C", dir, "-cf", path, ".")
+			if _, err := importer.Run(t.Context(), b.config(b.open(path))); err == nil || !strings.Contains(err.Error(), "more than a volume can have") {
+				t.Error(err)
+			}
+			b.wantClean(0)
+		})
+	}
 }
 
 // TestPlaceOfSomebodyElse: in /tmp, anybody can make the directory that the
