@@ -129,7 +129,7 @@ func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error)
 		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	if err := v.create(ctx); err != nil {
+	if err := v.find(ctx); err != nil {
 		return nil, false, err
 	}
 	if err := v.takePlace(); err != nil {

@@ -228,15 +228,17 @@ func TestImportOnLVM(t *testing.T) {
 	b.wantClean(1)
 }
 
+// mounted is the capability of a volume with a filesystem.
+var mounted = &csi.VolumeCapability{
+	AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+	AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+}
+
 // restored returns what a volume made from a snapshot holds.
 func (b *testbed) restored(handle string) map[string]string {
 	b.t.Helper()
-	how := &csi.VolumeCapability{
-		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
-	}
 	created, err := b.Controller.CreateVolume(b.t.Context(), &csi.CreateVolumeRequest{
-		Name: "restored", VolumeCapabilities: []*csi.VolumeCapability{how},
+		Name: "restored", VolumeCapabilities: []*csi.VolumeCapability{mounted},
 		VolumeContentSource: &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: handle},
 		}},
@@ -245,7 +247,7 @@ func (b *testbed) restored(handle string) map[string]string {
 		b.t.Fatal(err)
 	}
 	id, staging := created.GetVolume().GetVolumeId(), b.t.TempDir()
-	if _, err := b.Node.NodeStageVolume(b.t.Context(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: staging, VolumeCapability: how}); err != nil {
+	if _, err := b.Node.NodeStageVolume(b.t.Context(), &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: staging, VolumeCapability: mounted}); err != nil {
 		b.t.Fatal(err)
 	}
 	contents := contentsOf(b.t, staging)
@@ -290,6 +292,29 @@ func TestKilledImport(t *testing.T) {
 	imported, err := importer.Run(t.Context(), b.config(archive))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, b.contents(imported.Handle)); diff != "" {
+		t.Errorf("the snapshot differs (-want +got):\n%s", diff)
+	}
+	b.wantClean(1)
+}
+
+// TestImportAfterOneOfAnotherSize: what a killed import has left is in the way of
+// none that is told of another size.
+func TestImportAfterOneOfAnotherSize(t *testing.T) {
+	b := newTestbed(t)
+	dir, want := b.tree(50)
+	config := b.config(b.pack(dir))
+	name := fmt.Sprintf("import-%x", b.digest(config.Archive))
+	if _, err := b.Controller.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: 1 << 20}, VolumeCapabilities: []*csi.VolumeCapability{mounted},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	config.Size = 5 << 30
+	imported, err := importer.Run(t.Context(), config)
+	if err != nil || imported.Size != config.Size || imported.Before {
+		t.Fatalf("%+v %v", imported, err)
 	}
 	if diff := cmp.Diff(want, b.contents(imported.Handle)); diff != "" {
 		t.Errorf("the snapshot differs (-want +got):\n%s", diff)
@@ -400,11 +425,17 @@ func TestPlaceOfSomebodyElse(t *testing.T) {
 // importedVolume returns the ID of the volume that an archive is unpacked into.
 func (b *testbed) importedVolume(archive *os.File) string {
 	b.t.Helper()
+	return backend.NewVolumeID("node", fmt.Sprintf("import-%x", b.digest(archive))).String()
+}
+
+// digest returns the SHA-256 of an archive.
+func (b *testbed) digest(archive *os.File) [sha256.Size]byte {
+	b.t.Helper()
 	text, err := os.ReadFile(archive.Name())
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return backend.NewVolumeID("node", fmt.Sprintf("import-%x", sha256.Sum256(text))).String()
+	return sha256.Sum256(text)
 }
 
 // TestImportWithoutTheMount: where the driver's mounts are not to be seen,

@@ -39,11 +39,25 @@ func (v *volume) place() string   { return filepath.Join(v.directory, "snapdrive
 func (v *volume) staging() string { return filepath.Join(v.place(), "staging") }
 func (v *volume) target() string  { return filepath.Join(v.place(), "target") }
 
+// find makes the volume, unless it exists, of whatever size.
+func (v *volume) find(ctx context.Context) error {
+	err := v.create(ctx)
+	if status.Code(err) == codes.AlreadyExists {
+		// An import that was cut off has left it, and was told of another size.
+		err = v.request(ctx, nil)
+	}
+	return err
+}
+
 // create makes the volume, unless it exists.
 func (v *volume) create(ctx context.Context) error {
+	return v.request(ctx, &csi.CapacityRange{RequiredBytes: v.size})
+}
+
+func (v *volume) request(ctx context.Context, size *csi.CapacityRange) error {
 	response, err := v.controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name:               v.name,
-		CapacityRange:      &csi.CapacityRange{RequiredBytes: v.size},
+		CapacityRange:      size,
 		VolumeCapabilities: []*csi.VolumeCapability{capability},
 	})
 	if err != nil {
