@@ -24,23 +24,43 @@ type emptying struct {
 }
 
 // empty takes out everything that is in a directory, so many levels below top.
+//
+// Entries are removed while the list is read, which a filesystem may then leave
+// out of it, and others are moved there. So it is read again until there is
+// nothing in it, but not before its end: ext4 looks through all the blocks of
+// those that were removed for the first that is left.
 func (e *emptying) empty(dir *os.File, level int) error {
 	for {
-		entries, err := firstEntries(dir)
-		if err != nil || len(entries) == 0 {
+		if _, err := dir.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
-		gone := 0
+		gone, err := e.readOn(dir, level)
+		if gone == 0 || e.closing.Load() {
+			return err
+		}
+	}
+}
+
+// readOn takes out what is in the rest of a directory's list, or as much of it as
+// it can, and returns how many entries that are.
+func (e *emptying) readOn(dir *os.File, level int) (gone int, err error) {
+	for {
+		entries, end := dir.Readdirnames(batch)
 		for _, entry := range entries {
 			if e.closing.Load() {
-				return nil
+				return gone, nil
 			}
-			if err = e.takeOut(dir, entry, level); err == nil {
+			if failed := e.takeOut(dir, entry, level); failed != nil {
+				err = failed
+			} else {
 				gone++
 			}
 		}
-		if gone == 0 {
-			return err
+		if errors.Is(end, io.EOF) {
+			return gone, err
+		}
+		if end != nil {
+			return 0, end
 		}
 	}
 }
@@ -166,17 +186,4 @@ func unprotectEntry(dir *os.File, entry string) error {
 	}
 	defer unix.Close(fd)
 	return unprotect(fd)
-}
-
-// firstEntries lists a directory's first entries anew: entries are removed
-// between two calls, and a position in the old list means nothing.
-func firstEntries(dir *os.File) ([]string, error) {
-	if _, err := dir.Seek(0, 0); err != nil {
-		return nil, err
-	}
-	entries, err := dir.Readdirnames(batch)
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return entries, err
 }
