@@ -14,6 +14,6 @@
 //   - No snapshot is taken of a volume that is not filled. An import that was
 //     cut off, even by kill -9, leaves a volume and no snapshot; the next import
 //     of that archive deletes that volume and begins anew. One that still runs
-//     keeps others of that archive away, by a lock beside the driver's socket.
+//     keeps others of that archive away, by a lock where it mounts the volume.
 //   - Nothing outside the volume is written, whatever the archive holds.
 package importer

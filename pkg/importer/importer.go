@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/snapdriver/snapdriver/pkg/backend"
 	"github.com/snapdriver/snapdriver/pkg/backend/hostpath/treecopy"
 )
 
@@ -89,8 +88,8 @@ func Run(ctx context.Context, config Config) (Imported, error) {
 	v := &volume{
 		controller: csi.NewControllerClient(connection), node: csi.NewNodeClient(connection),
 		name: "import-" + digest, size: size, largest: size, directory: config.Directory,
-		// Beside the socket, for that place all imports share that this driver serves.
-		lock: filepath.Join(filepath.Dir(config.Socket), "snapdriver-import-"+digest+".lock"),
+		// An import that mounts elsewhere cannot take the volume away: it is mounted here.
+		lock: filepath.Join(config.Directory, "snapdriver-import-"+digest+".lock"),
 	}
 	if config.Size == 0 {
 		v.largest = largest(size, found.Entries)
@@ -120,7 +119,7 @@ func (i *Imported) identify(ctx context.Context, connection grpc.ClientConnInter
 }
 
 // snapshotOf returns the snapshot of a volume that fill has filled, and whether
-// it was there before. The volume is gone in the end. ErrBusy while another
+// it was there before. The volume is gone in the end. ErrRunning while another
 // import of the archive runs: it would delete the volume, and fill its own of
 // that name, between the filling of this one and the snapshot.
 func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error) (snapshot *csi.Snapshot, before bool, err error) {
@@ -148,7 +147,7 @@ func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error)
 		if err == nil {
 			break
 		}
-		if v.size >= v.largest || !errors.Is(err, backend.ErrExhausted) {
+		if v.size >= v.largest || !isFull(err) {
 			return nil, false, err
 		}
 		v.size = min(v.size+max(v.size/4, mib), v.largest)
@@ -157,7 +156,7 @@ func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error)
 	return snapshot, false, err
 }
 
-// unpack has fill fill the volume: ErrExhausted when there is no room.
+// unpack has fill fill the volume.
 func (v *volume) unpack(ctx context.Context, fill func(root *os.File) error) error {
 	if err := v.publish(ctx); err != nil {
 		return err
@@ -184,8 +183,11 @@ func largest(bytes, entries int64) int64 {
 	return 2 * (bytes + entries*inode + fixed)
 }
 
-// checkRoom says early what would turn out late: ErrExhausted where a filesystem
-// has no room for an archive.
+// isFull says whether an archive has more bytes or files than its volume takes.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// checkRoom says early what would turn out late: ENOSPC where a filesystem has no
+// room for an archive.
 func checkRoom(root *os.File, archive treecopy.Foreign) error {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(int(root.Fd()), &stat); err != nil {
@@ -193,10 +195,10 @@ func checkRoom(root *os.File, archive treecopy.Foreign) error {
 	}
 	// Of a filesystem that has no limit, the product may be more than fits.
 	if more, free := bits.Mul64(stat.Bavail, uint64(stat.Bsize)); more == 0 && free < uint64(archive.Bytes) {
-		return fmt.Errorf("the files in the archive have %d bytes, and the volume's filesystem has room for %d: %w", archive.Bytes, free, backend.ErrExhausted)
+		return fmt.Errorf("the files in the archive have %d bytes, and the volume's filesystem has room for %d: %w", archive.Bytes, free, unix.ENOSPC)
 	}
 	if stat.Files > 0 && stat.Ffree < uint64(archive.Entries) { // some filesystems do not count
-		return fmt.Errorf("the archive has %d files, and the volume's filesystem has room for %d: %w", archive.Entries, stat.Ffree, backend.ErrExhausted)
+		return fmt.Errorf("the archive has %d files, and the volume's filesystem has room for %d: %w", archive.Entries, stat.Ffree, unix.ENOSPC)
 	}
 	return nil
 }

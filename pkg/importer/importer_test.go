@@ -17,6 +17,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/snapdriver/snapdriver/internal/testdriver"
 	"github.com/snapdriver/snapdriver/internal/testenv"
@@ -210,7 +211,7 @@ func TestImportOnLVM(t *testing.T) {
 	archive := b.open(path)
 	config := b.config(archive)
 	config.Size = 46 << 20 // of which the files take 43
-	if _, err := importer.Run(t.Context(), config); !errors.Is(err, backend.ErrExhausted) {
+	if _, err := importer.Run(t.Context(), config); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("a size without room for the filesystem: %v", err)
 	}
 	b.wantClean(0)

@@ -6,12 +6,13 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
+// ErrRunning is the error of an import while another one of the archive runs.
+var ErrRunning = errors.New("another import of this archive is running; wait for its end")
+
 // lock takes the lock of the file at path, which it makes, until release is
-// called or the process dies: ErrBusy when another process has it. The file goes
+// called or the process dies: ErrRunning when another process has it. The file goes
 // with the lock, but that one stays that a process has left that was killed.
 func lock(path string) (release func() error, err error) {
 	for {
@@ -25,7 +26,7 @@ func lock(path string) (release func() error, err error) {
 		}
 		switch {
 		case errors.Is(err, unix.EWOULDBLOCK):
-			err = fmt.Errorf("another import of this archive is running, which has locked %s: wait for its end: %w", path, backend.ErrBusy)
+			err = fmt.Errorf("%w; it has locked %s", ErrRunning, path)
 		case err != nil:
 			err = fmt.Errorf("lock %s: %w", path, err)
 		case stat.Nlink > 0:

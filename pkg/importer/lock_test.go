@@ -15,7 +15,6 @@ import (
 
 	"github.com/snapdriver/snapdriver/internal/testdriver"
 	"github.com/snapdriver/snapdriver/internal/testenv"
-	"github.com/snapdriver/snapdriver/pkg/backend"
 )
 
 // beforeCut is a client that does something before it asks for a snapshot.
@@ -53,8 +52,8 @@ func TestTwoImportsOfOneArchive(t *testing.T) {
 	if err != nil || before {
 		t.Errorf("the one import: %v, snapshot there before: %v", err, before)
 	}
-	if !errors.Is(refused, backend.ErrBusy) {
-		t.Errorf("the other import meanwhile: %v, want ErrBusy", refused)
+	if !errors.Is(refused, ErrRunning) {
+		t.Errorf("the other import meanwhile: %v, want ErrRunning", refused)
 	}
 	again, before, err := third.snapshotOf(t.Context(), fill)
 	if err != nil || !before || again.GetSnapshotId() != snapshot.GetSnapshotId() {
@@ -75,7 +74,7 @@ func TestLockOfARemovedFile(t *testing.T) {
 		running.Go(func() {
 			for times.Load() < 1000 {
 				release, err := lock(path)
-				if errors.Is(err, backend.ErrBusy) {
+				if errors.Is(err, ErrRunning) {
 					continue
 				}
 				if err != nil {

@@ -27,8 +27,8 @@
 // lies.
 //
 // GNU tar restores all of it with "--numeric-owner --xattrs
-// --xattrs-include=*", but for POSIX ACLs, which it wants in records of its
-// own, and sockets, which become empty files.
+// --xattrs-include=*", but for sockets, which become empty files. With "--acls"
+// it looks for POSIX ACLs in records of its own, and loses those that are here.
 //
 // # Invariants
 //

@@ -34,7 +34,7 @@ func batchesOf(t *testing.T, w *workers, from source) (entries int, most int64) 
 	defer from.close()
 	for {
 		b, err := from.next()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // as in pump
 			return entries, most
 		}
 		must(t, err)
