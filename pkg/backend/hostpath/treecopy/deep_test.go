@@ -74,3 +74,47 @@ func TestDeepTree(t *testing.T) {
 		}
 	}
 }
+
+// TestPathsOfADeepTreeAreNotAllKept, neither on the way down a tree nor while one
+// is made: those of 64 Ki directories in each other have 4 GiB.
+func TestPathsOfADeepTreeAreNotAllKept(t *testing.T) {
+	const depth, length = 3000, 20 // the paths have 94 MB
+	const most = 20 << 20
+	dir := testenv.TempDir(t)
+	source := filepath.Join(dir, "source")
+	root := openDir(t, source)
+	makeDeep(t, source, length, depth)
+	before, took := heap(), int64(0)
+	w := walker{
+		ctx: t.Context(),
+		enter: func(path string, _ *directory, _ *unix.Stat_t) error {
+			if strings.Count(path, "/") == depth-1 {
+				took = heap() - before
+			}
+			return nil
+		},
+		files: func(string, *directory, []string) error { return nil },
+	}
+	must(t, w.walk(root))
+	if took == 0 || took > most {
+		t.Errorf("%d bytes are kept of a tree", took)
+	}
+
+	copying := newWorkers(t.Context())
+	defer copying.cancel(nil)
+	made := openDir(t, filepath.Join(dir, "made"))
+	m, err := newMover(copying, made, nil)
+	must(t, err)
+	sink, err := newTreeSink(copying, m, made)
+	must(t, err)
+	defer sink.close()
+	before = heap()
+	path := ""
+	for range depth {
+		path = join(path, strings.Repeat("n", length))
+		must(t, sink.makeDirectory(entry{path: strings.Clone(path), mode: unix.S_IFDIR | 0o755}))
+	}
+	if took := heap() - before; took > most {
+		t.Errorf("%d bytes are kept of a tree that is made", took)
+	}
+}

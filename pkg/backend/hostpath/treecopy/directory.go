@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -156,7 +157,8 @@ func (c *chain) push(name string) (*directory, *unix.Stat_t, error) {
 		dir.release()
 		return nil, nil, err
 	}
-	c.links = append(c.links, link{name, dir, st.Dev, st.Ino})
+	// The path that name may be part of is not kept with it.
+	c.links = append(c.links, link{strings.Clone(name), dir, st.Dev, st.Ino})
 	c.closeOld(len(c.links))
 	return dir, st, nil
 }

@@ -21,7 +21,8 @@ type treeSink struct {
 	mover   *mover
 
 	// chain leads to the directory path. For each of its links, pending has
-	// what is to be set when all in that directory is done.
+	// what is to be set when all in that directory is done, and no path: all of
+	// them together grow by the square of the depth.
 	chain   *chain
 	path    string
 	pending []*entry
@@ -116,7 +117,8 @@ func (s *treeSink) makeDirectory(e entry) error {
 	if err != nil {
 		return fmt.Errorf("make directory %q: %w", e.path, err)
 	}
-	s.pending, s.path = append(s.pending, &e), e.path
+	s.path, e.path = e.path, ""
+	s.pending = append(s.pending, &e)
 	return nil
 }
 
@@ -158,9 +160,10 @@ func (s *treeSink) leave() error {
 		if err != nil {
 			return fmt.Errorf("open directory %q: %w", s.path, err)
 		}
+		path := s.path
 		dir.last = func(fd int) {
 			if err := setMetadata(fd, ".", e); err != nil {
-				s.workers.fail(fmt.Errorf("finish directory %q: %w", e.path, err))
+				s.workers.fail(fmt.Errorf("finish directory %q: %w", path, err))
 			}
 		}
 	}

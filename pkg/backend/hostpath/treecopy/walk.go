@@ -32,6 +32,10 @@ type walker struct {
 	chain *chain
 	page  []byte
 
+	// path leads to the directory that is visited. It is the only one that is
+	// kept: those of all above it grow by the square of the depth.
+	path []byte
+
 	// mayRepeat says that a name may come twice that is made again meanwhile: the
 	// names of a large directory are then not kept.
 	mayRepeat bool
@@ -55,10 +59,11 @@ func (w *walker) walk(root *os.File) (err error) {
 	if err := unix.Fstat(w.chain.root.fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	return w.visit("", w.chain.root, &st)
+	return w.visit(w.chain.root, &st)
 }
 
-func (w *walker) visit(path string, dir *directory, st *unix.Stat_t) error {
+func (w *walker) visit(dir *directory, st *unix.Stat_t) error {
+	path := string(w.path)
 	if len(path) > maxPath {
 		return fmt.Errorf("copy directory %.200q...: its path is longer than %d bytes, the limit; move it up: %w",
 			path, maxPath, backend.ErrPrecondition)
@@ -70,18 +75,23 @@ func (w *walker) visit(path string, dir *directory, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
+	above := len(path)
 	for _, name := range names {
 		if err := w.ctx.Err(); err != nil {
 			return err
 		}
+		if w.path = w.path[:above]; above > 0 {
+			w.path = append(w.path, '/')
+		}
+		w.path = append(w.path, name...)
 		child, st, err := w.chain.push(name)
 		if vanished(err) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("open directory %q: %w", join(path, name), err)
+			return fmt.Errorf("open directory %q: %w", w.path, err)
 		}
-		if err := w.visit(join(path, name), child, st); err != nil {
+		if err := w.visit(child, st); err != nil {
 			return err
 		}
 		w.chain.up()
