@@ -37,7 +37,8 @@
 //     symbolic link and without entering a mount. Type and content are those
 //     of one descriptor, so that no device is ever opened and no fifo waits.
 //   - A tree that changes meanwhile does not make a copy fail. A file that
-//     vanished is left out; so is what a mount hides.
+//     vanished is left out; so is what a mount hides. A name that is given to a
+//     file when as many were met as it had may become a file of its own.
 //   - Where blocks can be shared, every file is whole at one instant. Two
 //     files need not be of the same instant. Elsewhere a file that changes
 //     while it is read is read again a few times, and then taken as it is.
