@@ -13,7 +13,7 @@
 //     archive again gets the snapshot of the first time.
 //   - No snapshot is taken of a volume that is not filled. An import that was
 //     cut off, even by kill -9, leaves a volume and no snapshot; the next import
-//     of that archive deletes that volume and begins anew. One that still runs
-//     keeps others of that archive away, by a lock where it mounts the volume.
+//     of that archive deletes that volume and begins anew. Imports into one
+//     driver take turns.
 //   - Nothing outside the volume is written, whatever the archive holds.
 package importer

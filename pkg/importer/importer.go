@@ -88,8 +88,8 @@ func Run(ctx context.Context, config Config) (Imported, error) {
 	v := &volume{
 		controller: csi.NewControllerClient(connection), node: csi.NewNodeClient(connection),
 		name: "import-" + digest, size: size, largest: size, directory: config.Directory,
-		// An import that mounts elsewhere cannot take the volume away: it is mounted here.
-		lock: filepath.Join(config.Directory, "snapdriver-import-"+digest+".lock"),
+		// What all imports share that this driver serves, wherever they run.
+		locked: filepath.Dir(config.Socket),
 	}
 	if config.Size == 0 {
 		v.largest = largest(size, found.Entries)
@@ -119,11 +119,11 @@ func (i *Imported) identify(ctx context.Context, connection grpc.ClientConnInter
 }
 
 // snapshotOf returns the snapshot of a volume that fill has filled, and whether
-// it was there before. The volume is gone in the end. ErrRunning while another
-// import of the archive runs: it would delete the volume, and fill its own of
-// that name, between the filling of this one and the snapshot.
+// it was there before. The volume is gone in the end. It waits for the end of any
+// other import: one of the same archive would delete the volume, and fill its own
+// of that name, between the filling of this one and the snapshot.
 func (v *volume) snapshotOf(ctx context.Context, fill func(root *os.File) error) (snapshot *csi.Snapshot, before bool, err error) {
-	release, err := lock(v.lock)
+	release, err := lock(ctx, v.locked)
 	if err != nil {
 		return nil, false, err
 	}

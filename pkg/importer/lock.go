@@ -1,41 +1,37 @@
 package importer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// ErrRunning is the error of an import while another one of the archive runs.
-var ErrRunning = errors.New("another import of this archive is running; wait for its end")
+// lockPoll is how often is looked whether a lock is free.
+const lockPoll = 100 * time.Millisecond
 
-// lock takes the lock of the file at path, which it makes, until release is
-// called or the process dies: ErrRunning when another process has it. The file goes
-// with the lock, but that one stays that a process has left that was killed.
-func lock(path string) (release func() error, err error) {
+// lock takes the lock on a directory, which lasts until release is called or the
+// process dies, and waits until it is free.
+func lock(ctx context.Context, directory string) (release func() error, err error) {
+	dir, err := os.Open(directory)
+	if err != nil {
+		return nil, err
+	}
 	for {
-		file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-		if err != nil {
-			return nil, err
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return dir.Close, nil
 		}
-		var stat unix.Stat_t
-		if err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-			err = unix.Fstat(int(file.Fd()), &stat)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", directory, err), dir.Close())
 		}
-		switch {
-		case errors.Is(err, unix.EWOULDBLOCK):
-			err = fmt.Errorf("%w; it has locked %s", ErrRunning, path)
-		case err != nil:
-			err = fmt.Errorf("lock %s: %w", path, err)
-		case stat.Nlink > 0:
-			return func() error { return errors.Join(os.Remove(path), file.Close()) }, nil
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("wait for the end of another import: %w", ctx.Err()), dir.Close())
+		case <-time.After(lockPoll):
 		}
-		if err := errors.Join(err, file.Close()); err != nil {
-			return nil, err
-		}
-		// Whoever had the lock has removed the file since it was opened here, so
-		// that its lock guards nothing any more.
 	}
 }

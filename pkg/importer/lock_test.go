@@ -5,8 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -42,18 +40,20 @@ func TestTwoImportsOfOneArchive(t *testing.T) {
 	defer connection.Close()
 	one := volume{
 		controller: csi.NewControllerClient(connection), node: csi.NewNodeClient(connection),
-		name: "import-archive", size: mib, largest: mib, directory: dir, lock: filepath.Join(dir, "lock"),
+		name: "import-archive", size: mib, largest: mib, directory: dir, locked: dir,
 	}
 	other, third := one, one
 	fill := func(root *os.File) error { return os.WriteFile(filepath.Join(root.Name(), "file"), nil, 0o600) }
-	var refused error
-	one.controller = beforeCut{one.controller, func() { _, _, refused = other.snapshotOf(t.Context(), fill) }}
+	meanwhile, cancel := context.WithTimeout(t.Context(), 3*lockPoll)
+	defer cancel()
+	var waited error
+	one.controller = beforeCut{one.controller, func() { _, _, waited = other.snapshotOf(meanwhile, fill) }}
 	snapshot, before, err := one.snapshotOf(t.Context(), fill)
 	if err != nil || before {
 		t.Errorf("the one import: %v, snapshot there before: %v", err, before)
 	}
-	if !errors.Is(refused, ErrRunning) {
-		t.Errorf("the other import meanwhile: %v, want ErrRunning", refused)
+	if !errors.Is(waited, context.DeadlineExceeded) {
+		t.Errorf("the other import meanwhile: %v, want that it waits", waited)
 	}
 	again, before, err := third.snapshotOf(t.Context(), fill)
 	if err != nil || !before || again.GetSnapshotId() != snapshot.GetSnapshotId() {
@@ -62,35 +62,4 @@ func TestTwoImportsOfOneArchive(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 1 {
 		t.Errorf("left behind: %q %v", left, err)
 	}
-}
-
-// TestLockOfARemovedFile: many at once, of whom each removes the file in the
-// end, are in there one at a time.
-func TestLockOfARemovedFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	var inside, times atomic.Int32
-	var running sync.WaitGroup
-	for range 8 {
-		running.Go(func() {
-			for times.Load() < 1000 {
-				release, err := lock(path)
-				if errors.Is(err, ErrRunning) {
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if inside.Add(1) > 1 {
-					t.Error("two have the lock")
-				}
-				times.Add(1)
-				inside.Add(-1)
-				if err := release(); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	running.Wait()
 }

@@ -24,7 +24,7 @@ type volume struct {
 	size      int64  // in bytes
 	largest   int64  // that the size may become if the archive does not fit
 	directory string // for the mounts of volumes
-	lock      string // the file that is locked meanwhile
+	locked    string // a directory that is locked meanwhile
 	id        string // once it was created
 }
 

@@ -139,7 +139,7 @@ func TestStartAfterUntoldCopy(t *testing.T) {
 const bomb = `#!/bin/sh
 if [ $1 = lvextend ] && mv %[1]s/armed %[1]s/gone 2>/dev/null; then
 	%[2]s "$@"
-	dmsetup suspend %[3]s
+	dmsetup suspend %[3]s && mv %[1]s/gone %[1]s/suspended
 	kill -KILL $$
 fi
 exec %[2]s "$@"
@@ -181,28 +181,16 @@ func TestKilledExtension(t *testing.T) {
 	if _, err := device.Write(make([]byte, 2*mib)); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(filepath.Join(dir, "gone")); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("it was not extended")
-		}
-	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		_, bombed := os.Stat(filepath.Join(dir, "gone"))
-		found, err := dm.Lookup(pool)
-		if err != nil {
-			t.Fatal(err)
-		}
-		state, _ := f.Gauges(t.Context())
-		if extended := len(state) > 0 && state[0].Value > 64*mib; bombed == nil && extended && !found.Suspended {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the pool is suspended: %v", found.Suspended)
+	await := func(what string, happened func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !happened(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the pool was not %s", what)
+			}
 		}
 	}
+	await("suspended", func() bool { _, err := os.Stat(filepath.Join(dir, "suspended")); return err == nil })
+	await("resumed", func() bool { found, err := dm.Lookup(pool); return err == nil && !found.Suspended })
 	if err := errors.Join(device.Sync(), device.Close()); err != nil {
 		t.Error(err)
 	}
