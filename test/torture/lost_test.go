@@ -19,18 +19,7 @@ func TestStorageLost(t *testing.T) {
 		b := newTestbed(t, s, 4*gib)
 		b.Flags = append(b.Flags, "--wait-for-storage")
 		b.Start()
-		var expected []string
-		var volumes []*volume
-		for i, of := range s.kinds {
-			v := b.mustCreate(of, of.name)
-			if err := v.publish(); err != nil {
-				t.Fatal(err)
-			}
-			if err := content.Tag(i).Write(v.target()); err != nil {
-				t.Fatal(err)
-			}
-			volumes, expected = append(volumes, v), append(expected, v.id)
-		}
+		volumes := b.mustUseEach()
 		b.lose()
 		b.Kill()
 		b.Launch()
@@ -46,9 +35,11 @@ func TestStorageLost(t *testing.T) {
 		if err := b.AwaitReady(); err != nil {
 			t.Fatalf("%v\n%s", err, b.Logged())
 		}
+		var expected []string
 		for i, v := range volumes {
 			expectCode(t, v.unpublish(), codes.OK)
 			v.use(content.Tag(i).Check)
+			expected = append(expected, v.id)
 		}
 		b.expectObjects(expected...)
 	})

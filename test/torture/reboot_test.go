@@ -22,17 +22,9 @@ func TestReboot(t *testing.T) {
 	onEach(t, func(t *testing.T, s storage) {
 		b := started(t, s, 8*gib)
 		var expected []string
-		var volumes []*volume
-		for i, of := range s.kinds {
-			v := b.mustCreate(of, of.name)
-			if err := v.publish(); err != nil {
-				t.Fatal(err)
-			}
-			if err := content.Tag(i).Write(v.target()); err != nil {
-				t.Fatal(err)
-			}
-			volumes = append(volumes, v)
-			expected = append(expected, v.id, v.mustSnapshot(of.name))
+		volumes := b.mustUseEach()
+		for _, v := range volumes {
+			expected = append(expected, v.id, v.mustSnapshot(v.name))
 		}
 		for round := range 2 {
 			b.Kill()
@@ -56,6 +48,23 @@ func TestReboot(t *testing.T) {
 		}
 		b.expectObjects(expected...)
 	})
+}
+
+// mustUseEach makes a volume of each kind, which a pod has and has written to: its
+// place among them is the tag.
+func (b *testbed) mustUseEach() (volumes []*volume) {
+	b.Helper()
+	for i, of := range b.kinds {
+		v := b.mustCreate(of, of.name)
+		if err := v.publish(); err != nil {
+			b.Fatal(err)
+		}
+		if err := content.Tag(i).Write(v.target()); err != nil {
+			b.Fatal(err)
+		}
+		volumes = append(volumes, v)
+	}
+	return volumes
 }
 
 // takeAway takes the mounts of pods away, and the devices.
