@@ -123,6 +123,7 @@ func (b *Backend) settleWhole(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		removed, err := b.removeCutOff(ctx, rows, s.cutOff)
+		b.unsettled = b.unsettled || err != nil
 		if done = done || s.done || removed; err != nil || !removed {
 			return done, err
 		}

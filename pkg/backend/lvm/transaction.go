@@ -38,8 +38,8 @@ import (
 //
 // So, at the start and after a command has failed, the kernel's devices are
 // compared with the logical volumes, and what none of them accounts for is
-// deleted; and when all agree, the transactions are. After a failure they are first
-// counted, for most have another reason.
+// deleted; when all agree, the kernel is told to count. After a failure the devices
+// are first counted here, for most failures have another reason.
 
 // disagreement is where the kernel and the volume group differ.
 type disagreement struct {
