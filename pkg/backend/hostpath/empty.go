@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapdriver/snapdriver/pkg/backend/hostpath/treecopy"
 )
 
 // batch is how many entries of a directory are listed at once.
@@ -90,15 +92,11 @@ func (e *emptying) takeOut(dir *os.File, entry string, level int) error {
 // some again.
 const maxLevel = 100
 
-// here are the rules under which an entry of a directory is opened: it is that
-// directory's, and nothing that is mounted there.
-const here = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
-
 // emptyInPlace removes an entry of dir that is a directory, and not a mount
 // point: the kernel says so of that before it looks for space to move it, or
 // whether it may go there.
 func (e *emptying) emptyInPlace(dir *os.File, entry string, level int) error {
-	fd, err := unix.Openat2(int(dir.Fd()), entry, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: here})
+	fd, err := treecopy.OpenWithin(int(dir.Fd()), entry, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return os.NewSyscallError("openat2", err)
 	}
@@ -180,7 +178,7 @@ func unprotectEntry(dir *os.File, entry string) error {
 	if kind := stat.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return nil
 	}
-	fd, err := unix.Openat2(int(dir.Fd()), entry, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: here})
+	fd, err := treecopy.OpenWithin(int(dir.Fd()), entry, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return os.NewSyscallError("openat2", err)
 	}

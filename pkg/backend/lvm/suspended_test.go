@@ -1,6 +1,7 @@
 package lvm_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -132,6 +133,38 @@ func TestStartAfterUntoldCopy(t *testing.T) {
 	f.expectAgreement()
 	f.snapshot("snapshot", id)
 	f.expect(f.create("restored", "block", backend.Source{Snapshot: snapshot}), "content")
+}
+
+// A command of the driver before this one that waits for the suspended pool keeps
+// the start waiting; the error names the device, and how to let it go on.
+func TestStartWaitsForSuspendedPool(t *testing.T) {
+	f := newFixture(t)
+	f.create("volume", "block", backend.Source{})
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	pool := dm.PoolName(f.at.Group, f.at.Name)
+	next := f.at.Open(f, nil).(*lvm.Backend)
+	locks, err := filepath.Glob(filepath.Join(f.at.options(nil).LockDir, "*.commands"))
+	if err != nil || len(locks) != 1 {
+		t.Fatalf("%q, %v", locks, err)
+	}
+	orphan := open(t, locks[0])
+	if err := unix.Flock(int(orphan.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Run(t, "dmsetup", "suspend", pool)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err = next.Recover(ctx)
+	testenv.Run(t, "dmsetup", "resume", pool)
+	if err == nil || !strings.Contains(err.Error(), "dmsetup resume "+pool) {
+		t.Error(err)
+	}
+	if err := errors.Join(orphan.Close(), next.Close()); err != nil {
+		t.Fatal(err)
+	}
+	f.open()
 }
 
 // bomb is an lvm of which the first lvextend dies when all is done but that the

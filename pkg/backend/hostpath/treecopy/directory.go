@@ -15,8 +15,9 @@ import (
 // leads out of the directory, neither a symbolic link nor a mount.
 const within = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 
-// openWithin opens name below the directory dir.
-func openWithin(dir int, name string, flags uint64) (int, error) {
+// OpenWithin opens name below the directory dir, and nothing that a link or a
+// mount there leads to.
+func OpenWithin(dir int, name string, flags uint64) (int, error) {
 	return unix.Openat2(dir, name, &unix.OpenHow{Flags: flags | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: within})
 }
 
@@ -51,7 +52,7 @@ func newDirectory(fd int) *directory {
 
 func openDirectory(parent int, name string) (*directory, error) {
 	fd, err := withoutAtime(func(flags uint64) (int, error) {
-		return openWithin(parent, name, flags|unix.O_RDONLY|unix.O_DIRECTORY)
+		return OpenWithin(parent, name, flags|unix.O_RDONLY|unix.O_DIRECTORY)
 	})
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func newReader(proc int, f *freezer) *reader {
 // waits for no fifo, and everything after that is about this one file,
 // whatever becomes of its name.
 func (r *reader) read(b *batch, name string, e *entry) (kept bool, err error) {
-	place, err := openWithin(b.from.fd, name, unix.O_PATH)
+	place, err := OpenWithin(b.from.fd, name, unix.O_PATH)
 	if vanished(err) {
 		return false, nil
 	}
